@@ -1,0 +1,7 @@
+"""Commands of the top layer: the demo."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of `benchmarks`."""

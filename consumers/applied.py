@@ -1,0 +1,46 @@
+"""Waiting until everything that was published is applied: outbox, activity and deliveries empty, in this order."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import sqlalchemy as sa
+
+from infra import outbox
+from infra.errors import CheckFailed
+from infra.kafka import agent_lags
+
+WAIT_S = 120.0
+POLL_S = 0.25
+
+# A deleted original brings deletes of its retweets into the outbox, and those bring no others: hence twice.
+STAGES = ("outbox", "fan_out", "outbox", "fan_out", "deliver")
+_WAITING_FOR = {
+    "outbox": "{:,} events in the outbox that no relay has sent",
+    "fan_out": "{:,} messages of the activity log that fan_out has not acknowledged",
+    "deliver": "{:,} messages of the deliveries log that deliver has not acknowledged",
+}
+
+
+def wait_until_applied(
+    engine: sa.Engine,
+    bootstrap: str,
+    limit_s: float = WAIT_S,
+    progress: Callable[[str], None] | None = None,
+    *,
+    lags: Callable[[str], Mapping[str, int]] = agent_lags,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Waits until each stage has been empty after the one before it. `progress` hears in words what it waits for.
+
+    Raises `CheckFailed` that says what is left after `limit_s` seconds.
+    """
+    deadline = clock() + limit_s
+    for stage in STAGES:
+        while left := outbox.unsent(engine) if stage == "outbox" else lags(bootstrap)[stage]:
+            waiting_for = _WAITING_FOR[stage].format(left)
+            if clock() >= deadline:
+                raise CheckFailed(f"nothing was compared: after {limit_s:g} s there are still {waiting_for}")
+            if progress:
+                progress(waiting_for)
+            pause(POLL_S)

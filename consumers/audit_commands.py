@@ -1,0 +1,88 @@
+"""`fanfold audit`: waits until everything is applied, compares every timeline with the database, reports."""
+
+import sys
+from dataclasses import astuple, fields
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from consumers.applied import WAIT_S, wait_until_applied
+from consumers.audit import audit
+from consumers.audit_report import AuditResult, Counts
+from infra.cli import JsonFlag, print_json, settings_of
+from infra.composition import Stores, stores
+from infra.errors import CheckFailed, InvalidInput
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("audit")(audit_command)
+
+
+def audit_command(
+    context: typer.Context,
+    everyone: Annotated[bool, typer.Option("--all", help="All active users; this is the default.")] = False,
+    sample: Annotated[int | None, typer.Option(min=1, help="Only this many active users, drawn at random.")] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Fail also when an active user's timeline is absent in a copy.")
+    ] = False,
+    wait_s: Annotated[float, typer.Option(min=0, help="Seconds to wait until every event is applied.")] = WAIT_S,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare home timelines in all clusters with the database, entry by entry. Exit 1 when anything differs."""
+    if everyone and sample is not None:
+        raise InvalidInput("--all and --sample exclude each other: leave one out")
+    settings = settings_of(context)
+    with stores(settings) as opened:
+        result = _run(opened, settings.need("kafka_bootstrap"), wait_s, sample, complete)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        _show(result, Console(file=sys.stdout))
+    if not result.clean:
+        raise CheckFailed(_verdict(result))
+
+
+def _run(opened: Stores, bootstrap: str, wait_s: float, sample: int | None, complete: bool) -> AuditResult:
+    """The audit, with a live line on standard error when that is a terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("audit", total=None)
+        wait_until_applied(
+            opened.engine, bootstrap, wait_s, lambda left: bar.update(task, description=f"waits for {left}")
+        )
+        bar.update(task, description="audited users")
+        return audit(
+            opened.engine,
+            opened.timelines,
+            sample=sample,
+            complete=complete,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _show(result: AuditResult, console: Console) -> None:
+    """The differences in words, then the counts."""
+    for sentence in result.differences:
+        console.print(sentence, highlight=False, soft_wrap=True)
+    table = Table(title=f"{result.active_users:,} active users")
+    table.add_column("cluster")
+    for field in fields(Counts):
+        table.add_column(field.name, justify="right")
+    for name, counts in [*result.clusters.items(), ("all", result.total)]:
+        table.add_row(name, *(f"{number:,}" for number in astuple(counts)), end_section=name == "c")
+    console.print(table)
+    if result.clean:
+        console.print("every timeline is exact")
+
+
+def _verdict(result: AuditResult) -> str:
+    total, parts = result.total, []
+    if total.wrong:
+        parts.append(f"{total.wrong:,} differences between timelines and database")
+    if result.complete and total.absent:
+        parts.append(f"{total.absent:,} timelines of active users are absent")
+    return "the audit found " + ", and ".join(parts)

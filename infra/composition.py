@@ -1,0 +1,53 @@
+"""What most processes open: the database, ZooKeeper's watched values, the clusters and the stores over them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from infra.database import make_engine
+from infra.live_settings import LiveSettings, decode_live_settings
+from infra.redis_clusters import RedisClusters
+from infra.settings import Settings
+from infra.shard_map import ShardMap, decode_shard_map
+from infra.timelines import Timelines
+from infra.tweet_bodies import TweetBodies
+from infra.zookeeper import LIVE_SETTINGS_PATH, PLACEMENT_PATH, Watched, ZooKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Open connections of one process; close them once."""
+
+    engine: sa.Engine
+    zookeeper: ZooKeeper
+    clusters: RedisClusters
+    timelines: Timelines
+    bodies: TweetBodies
+
+    def close(self) -> None:
+        """Closes everything, the last opened first."""
+        self.clusters.close()
+        self.zookeeper.close()
+        self.engine.dispose()
+
+
+def open_stores(settings: Settings) -> Stores:
+    """Raises `StackError` when an address is missing, `ZooKeeperUnavailable` when ZooKeeper does not answer."""
+    engine = make_engine(settings.need("database_url"))
+    zookeeper = ZooKeeper(settings.need("zookeeper_hosts"))
+    shard_map: Watched[ShardMap] = Watched(zookeeper, PLACEMENT_PATH, decode_shard_map)
+    live: Watched[LiveSettings] = Watched(zookeeper, LIVE_SETTINGS_PATH, decode_live_settings)
+    clusters = RedisClusters(shard_map)
+    return Stores(engine, zookeeper, clusters, Timelines(clusters, live), TweetBodies(clusters, engine))
+
+
+@contextmanager
+def stores(settings: Settings) -> Iterator[Stores]:
+    """Open stores that are closed at the end."""
+    opened = open_stores(settings)
+    try:
+        yield opened
+    finally:
+        opened.close()

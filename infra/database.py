@@ -1,0 +1,106 @@
+"""PostgreSQL: one engine a process, its errors as ours, and migrations.
+
+Locks, in this order: key 0 shared for every publish and activation (exclusive for an import's batch), then authors
+ascending. So an import has the table to itself for one batch, and no two transactions can deadlock.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from infra.errors import DatabaseUnavailable
+
+POOL_CONNECTIONS_MAX = 20  # of one process; the embedded server takes 200
+CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_MS = 5_000  # a frozen publisher must not block its author for longer
+AUTHOR_LOCKS_MAX = 500  # of one transaction: PostgreSQL's lock table is small
+IMPORT_LOCK = 0  # users have ids above 0, so no author's lock has this key
+
+
+def make_engine(url: str) -> sa.Engine:
+    """An engine with a bounded pool. Opens no connection yet."""
+    if url.startswith("postgresql://"):
+        url = "postgresql+psycopg://" + url.removeprefix("postgresql://")
+    return sa.create_engine(
+        url,
+        pool_size=POOL_CONNECTIONS_MAX,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fanfold"},
+    )
+
+
+@contextmanager
+def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """One transaction. Raises `DatabaseUnavailable` when the server cannot be reached."""
+    with _our_errors(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Statements that each see the newest committed state. Raises `DatabaseUnavailable`."""
+    with _our_errors(engine), engine.connect() as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def lock_authors(connection: sa.Connection, authors: Sequence[int]) -> None:
+    """Takes key 0 shared and the lock of each author, ascending, before any write.
+
+    So an author's outbox ids are in commit order. At most `AUTHOR_LOCKS_MAX` authors; larger batches are split.
+    """
+    distinct = sorted(set(authors))
+    assert len(distinct) <= AUTHOR_LOCKS_MAX, "split the batch: PostgreSQL's lock table is small"
+    connection.execute(
+        sa.text(
+            f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; "
+            f"SET LOCAL idle_in_transaction_session_timeout = {LOCK_TIMEOUT_MS}"
+        )
+    )
+    connection.execute(
+        sa.text(
+            "SELECT pg_advisory_xact_lock_shared(:zero), "
+            "(SELECT count(pg_advisory_xact_lock(a)) FROM (SELECT unnest(CAST(:authors AS bigint[])) AS a) AS sorted)"
+        ),
+        {"zero": IMPORT_LOCK, "authors": distinct},
+    )
+
+
+def lock_for_import(connection: sa.Connection) -> None:
+    """Takes key 0 exclusively: no publish and no activation runs beside this transaction."""
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:zero)"), {"zero": IMPORT_LOCK})
+
+
+def upgrade(url: str) -> None:
+    """Runs all migrations; two at the same time are safe."""
+    engine = make_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    try:
+        with transaction(engine) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _our_errors(engine: sa.Engine) -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise _unavailable(engine, error) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise _unavailable(engine, error) from error
+        raise
+
+
+def _unavailable(engine: sa.Engine, error: DBAPIError) -> DatabaseUnavailable:
+    reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    return DatabaseUnavailable(f"PostgreSQL at {engine.url.render_as_string(hide_password=True)}: {reason}")

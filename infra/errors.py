@@ -1,0 +1,123 @@
+"""The one tree of errors. Code asks an error what to do; nobody matches message text.
+
+FanfoldError                     exit 1
+├── UseError                     exit 2, HTTP 4xx: the caller can mend it
+│   ├── ConfigurationError       a setting is unknown, missing or of the wrong type
+│   ├── InvalidInput       422   a value breaks a rule
+│   ├── NotFound           404   the user, tweet or file is not there
+│   ├── Forbidden          403   the acting user may not do this
+│   └── Conflict           409   it is so already, or something else has the name
+├── CheckFailed                  exit 1: a check ran and found differences
+├── Undecodable                  a message that no known version of the code can read
+├── Fenced                       a Redis node refused a write: old epoch, generation or call
+├── Superseded                   a newer producer has taken over; drop what is held
+├── TokenLost                    a rebuild is no longer mine; start again
+└── DependencyError              exit 3, HTTP 503, retriable: a server cannot be reached
+    ├── DatabaseUnavailable
+    ├── KafkaUnavailable
+    ├── RedisUnavailable
+    ├── ZooKeeperUnavailable
+    └── StackError               the embedded stack cannot start or is not running
+"""
+
+from typing import ClassVar
+
+
+class FanfoldError(Exception):
+    """Raised for everything Fanfold itself reports. The message names what was wrong and what to do."""
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    retriable: ClassVar[bool] = False
+
+
+class UseError(FanfoldError):
+    """Raised when the caller asked for something that cannot be done as asked."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class ConfigurationError(UseError):
+    """Raised when a setting is unknown, missing or of the wrong type."""
+
+
+class InvalidInput(UseError):
+    """Raised when a value breaks a rule that the message states."""
+
+    http_status = 422
+
+
+class NotFound(UseError):
+    """Raised when a user, tweet or file does not exist."""
+
+    http_status = 404
+
+
+class Forbidden(UseError):
+    """Raised when the acting user may not do this."""
+
+    http_status = 403
+
+
+class Conflict(UseError):
+    """Raised when the state already is as asked, or the name is taken."""
+
+    http_status = 409
+
+
+class CheckFailed(FanfoldError):
+    """Raised when a check ran to its end and found differences."""
+
+
+class Undecodable(FanfoldError):
+    """Raised when a message cannot be read; it goes to the dead letters."""
+
+
+class Fenced(FanfoldError):
+    """Raised when a Redis node refuses a write: no incarnation, another epoch, or an old call.
+
+    Retriable with the current shard map and a new call number.
+    """
+
+    retriable = True
+
+
+class Superseded(FanfoldError):
+    """Raised when Kafka refuses a producer because a newer one has its transactional id."""
+
+
+class TokenLost(FanfoldError):
+    """Raised when a timeline's token was replaced under a rebuild; the rebuild starts again."""
+
+    retriable = True
+
+
+class DependencyError(FanfoldError):
+    """Raised when a server that Fanfold depends on cannot be reached."""
+
+    exit_code = 3
+    http_status = 503
+    retriable = True
+
+
+class DatabaseUnavailable(DependencyError):
+    """Raised when PostgreSQL does not answer."""
+
+
+class KafkaUnavailable(DependencyError):
+    """Raised when no Kafka broker answers."""
+
+
+class RedisUnavailable(DependencyError):
+    """Raised when a Redis node does not answer in time."""
+
+
+class ZooKeeperUnavailable(DependencyError):
+    """Raised when ZooKeeper does not answer."""
+
+
+class StackError(DependencyError):
+    """Raised when the embedded stack cannot start, or is needed and not running."""
+
+    retriable = False

@@ -1,0 +1,143 @@
+"""What travels in the two logs. Activity is JSON, one event of an author; a delivery message is packed binary.
+
+A delivery message holds records for one partition of the deliveries log:
+
+    version (1 byte), then records:
+    kind (1) · flags (1) · published_ms (8) · subject (8) · targets (4) · entries (4) · target ids (8 each) · ids (8 each)
+
+All integers are big-endian; so are the follower ids, which become Redis keys without a loop.
+"""
+
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import numpy as np
+
+from infra.errors import Undecodable
+from infra.slots import Ids
+
+VERSION = 1
+NO_IDS: Ids = np.empty(0, dtype=">u8")
+
+
+class ActivityType(StrEnum):
+    """What an author's event says happened."""
+
+    POSTED = "posted"
+    DELETED = "deleted"
+    FOLLOWED = "followed"
+    UNFOLLOWED = "unfollowed"
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """One event of an author. `other_id` is the tweet for posted and deleted, the follower for the other two."""
+
+    type: ActivityType
+    author_id: int
+    other_id: int
+    published_ms: int
+
+
+_OTHER = {
+    ActivityType.POSTED: "tweet_id",
+    ActivityType.DELETED: "tweet_id",
+    ActivityType.FOLLOWED: "follower_id",
+    ActivityType.UNFOLLOWED: "follower_id",
+}
+
+
+def encode_activity(activity: Activity) -> str:
+    """The outbox payload and the Kafka value. Ids are strings, as everywhere in JSON."""
+    return json.dumps(
+        {
+            "version": VERSION,
+            "type": activity.type,
+            "author_id": str(activity.author_id),
+            _OTHER[activity.type]: str(activity.other_id),
+            "published_ms": activity.published_ms,
+        },
+        separators=(",", ":"),
+    )
+
+
+def decode_activity(data: bytes | None) -> Activity:
+    """The inverse; fields that this version does not know are ignored. Raises `Undecodable`."""
+    try:
+        value: Any = json.loads(data or b"")
+        if value["version"] != VERSION:
+            raise Undecodable(f"activity has version {value['version']!r}, and this code reads {VERSION}")
+        kind = ActivityType(value["type"])
+        return Activity(kind, int(value["author_id"]), int(value[_OTHER[kind]]), int(value["published_ms"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise Undecodable(f"activity cannot be read: {type(error).__name__}: {error}") from error
+
+
+class DeliveryKind(IntEnum):
+    """What a delivery record does to its targets."""
+
+    DELIVER = 1  # subject: tweet; targets: followers, into their home timelines
+    RETRACT = 2  # subject: tweet; targets: followers
+    DELIVER_OWN = 3  # subject: tweet; targets: the author, into the user timeline
+    RETRACT_OWN = 4  # subject: tweet; targets: the author
+    MERGE = 5  # subject: author; targets: one follower; ids: the bound, then the author's tweets above it
+    UNMERGE = 6  # subject: author; targets: one follower
+    ADD_CELEBRITY = 7  # subject: author; targets: one follower, into the set of followed celebrities
+    REMOVE_CELEBRITY = 8  # subject: author; targets: one follower
+
+
+class DeliveryFlag(IntEnum):
+    """Bits of a record's flags."""
+
+    VERIFY = 1  # outside the live order: check follows and liveness right before applying
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """One record of the deliveries log. `targets` and `ids` are big-endian arrays of 64-bit ids."""
+
+    kind: DeliveryKind
+    subject: int
+    published_ms: int
+    targets: Ids
+    ids: Ids = field(default_factory=lambda: NO_IDS)
+    flags: int = 0
+
+
+_RECORD = struct.Struct(">BBqqII")
+RECORD_BYTES = _RECORD.size
+
+
+def encode_deliveries(records: Iterable[Delivery]) -> bytes:
+    """One message of the deliveries log."""
+    parts = [bytes([VERSION])]
+    for record in records:
+        counts = len(record.targets), len(record.ids)
+        parts.append(_RECORD.pack(record.kind, record.flags, record.published_ms, record.subject, *counts))
+        parts.append(record.targets.astype(">u8", copy=False).tobytes())
+        if len(record.ids):
+            parts.append(record.ids.astype(">u8", copy=False).tobytes())
+    return b"".join(parts)
+
+
+def decode_deliveries(data: bytes | None) -> list[Delivery]:
+    """The inverse, without copying the ids. Raises `Undecodable`."""
+    if not data or data[0] != VERSION:
+        raise Undecodable(f"delivery message has version {data[0] if data else None!r}, and this code reads {VERSION}")
+    records, at = [], 1
+    try:
+        while at < len(data):
+            kind, flags, published_ms, subject, targets, ids = _RECORD.unpack_from(data, at)
+            at += RECORD_BYTES
+            target_ids = np.frombuffer(data, ">u8", targets, at)
+            at += 8 * targets
+            entry_ids = np.frombuffer(data, ">u8", ids, at) if ids else NO_IDS
+            at += 8 * ids
+            records.append(Delivery(DeliveryKind(kind), subject, published_ms, target_ids, entry_ids, flags))
+    except (ValueError, struct.error) as error:
+        raise Undecodable(f"delivery message cannot be read at byte {at}: {error}") from error
+    return records

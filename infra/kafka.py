@@ -1,0 +1,189 @@
+"""Kafka clients: one place for their settings, transactional sending, and the lag of both agents.
+
+Every producer partitions as Faust does (murmur2_random); librdkafka's own default differs on 9 keys of 10.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from infra.errors import KafkaUnavailable, Superseded
+from infra.topics import ACTIVITY, DELIVERIES, MESSAGE_BYTES_MAX, Topic
+
+GROUP = "fanfold"  # the consumer group of all workers; Faust's app id
+TRANSACTION_TIMEOUT_MS = 10_000
+CALL_TIMEOUT_S = 20.0
+POLL_S = 0.05
+PROBE_TIMEOUT_S = 10.0
+MARKERS_MAX = 64  # a lag this small may be transaction markers only, so it is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is sent: a partition, or None to let the key choose it."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None = None
+    partition: int | None = None
+    headers: Sequence[tuple[str, bytes]] = field(default=())
+
+
+def producer_config(bootstrap: str) -> dict[str, str | int | float | bool]:
+    """librdkafka's settings for every producer of Fanfold."""
+    return {
+        "bootstrap.servers": bootstrap,
+        "partitioner": "murmur2_random",
+        "acks": "all",
+        "enable.idempotence": True,
+        "linger.ms": 1,
+        "compression.type": "none",
+        "message.max.bytes": MESSAGE_BYTES_MAX,
+        "queue.buffering.max.kbytes": 65_536,
+        "log.connection.close": False,
+    }
+
+
+class TransactionalProducer:
+    """Sends batches, each in one transaction. A newer producer with the same id fences this one.
+
+    Not safe for several threads. Raises `Superseded`, or `KafkaUnavailable` after aborting: the batch may be sent again.
+    """
+
+    def __init__(self, bootstrap: str, transactional_id: str) -> None:
+        self._id = transactional_id
+        self._producer = Producer(
+            producer_config(bootstrap)
+            | {"transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS}
+        )
+        self._run(lambda: self._producer.init_transactions(CALL_TIMEOUT_S))
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """All of them, or none that counts: returns after the commit."""
+        self._run(self._producer.begin_transaction)
+        try:
+            for message in messages:
+                self._produce(message)
+            self._run(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
+        except Superseded:
+            raise
+        except BaseException:
+            self._abort()
+            raise
+
+    def close(self) -> None:
+        """Drops what is buffered; the broker aborts an open transaction."""
+        self._producer.purge()
+        self._producer.poll(0)
+
+    def _produce(self, message: Message) -> None:
+        extra = {} if message.partition is None else {"partition": message.partition}
+        while True:
+            try:
+                self._producer.produce(
+                    message.topic, message.value, message.key, headers=list(message.headers), **extra
+                )
+                return
+            except BufferError:
+                self._producer.poll(POLL_S)  # the local queue is full: let it drain
+            except KafkaException as error:
+                raise self._ours(error) from error
+
+    def _run(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except KafkaException as error:
+            raise self._ours(error) from error
+
+    def _ours(self, error: KafkaException) -> Exception:
+        reason = error.args[0]
+        if reason.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+            return Superseded(f"a newer producer has taken over {self._id}")
+        return KafkaUnavailable(f"transaction of {self._id} failed: {reason.str()}")
+
+    def _abort(self) -> None:
+        try:
+            self._producer.abort_transaction(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._ours(error) from error
+
+
+def agent_lags(bootstrap: str) -> dict[str, int]:
+    """Messages that each agent has still to acknowledge: `fan_out` on activity, `deliver` on deliveries.
+
+    A small difference can be transaction markers, which no consumer ever acknowledges: the log is looked at then.
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    try:
+        return {
+            "fan_out": _lag(admin, bootstrap, ACTIVITY),
+            "deliver": _lag(admin, bootstrap, DELIVERIES),
+        }
+    except KafkaException as error:
+        raise KafkaUnavailable(f"Kafka at {bootstrap} does not answer: {error.args[0].str()}") from error
+
+
+def end_offsets(admin: AdminClient, topic: Topic) -> list[int]:
+    """The offset after the last message of each partition."""
+    wanted = {TopicPartition(topic.name, partition): OffsetSpec.latest() for partition in range(topic.partitions)}
+    futures = admin.list_offsets(wanted, request_timeout=CALL_TIMEOUT_S)
+    ends = {place.partition: future.result().offset for place, future in futures.items()}
+    return [ends[partition] for partition in range(topic.partitions)]
+
+
+def committed_offsets(bootstrap: str, topic: Topic) -> list[int]:
+    """The offset that the workers' group goes on from, in each partition; 0 where it has none."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False})
+    try:
+        places = [TopicPartition(topic.name, partition) for partition in range(topic.partitions)]
+        return [max(place.offset, 0) for place in consumer.committed(places, timeout=CALL_TIMEOUT_S)]
+    finally:
+        consumer.close()
+
+
+def _lag(admin: AdminClient, bootstrap: str, topic: Topic) -> int:
+    committed = committed_offsets(bootstrap, topic)
+    behind = {
+        partition: end - done
+        for partition, (end, done) in enumerate(zip(end_offsets(admin, topic), committed, strict=True))
+        if end > done
+    }
+    small = [partition for partition, count in behind.items() if count <= MARKERS_MAX]
+    for partition in _holding_markers_only(bootstrap, topic, {p: committed[p] for p in small}):
+        del behind[partition]
+    return sum(behind.values())
+
+
+def _holding_markers_only(bootstrap: str, topic: Topic, starts: dict[int, int]) -> list[int]:
+    """The partitions that hold no message at or after their start offset."""
+    if not starts:
+        return []
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": f"{GROUP}-lag",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_uncommitted",
+            "auto.offset.reset": "earliest",
+        }
+    )
+    empty, open_ = [], set(starts)
+    try:
+        consumer.assign([TopicPartition(topic.name, partition, start) for partition, start in starts.items()])
+        deadline = time.monotonic() + PROBE_TIMEOUT_S
+        while open_ and time.monotonic() < deadline:
+            message = consumer.poll(POLL_S)
+            if message is None or message.partition() not in open_:
+                continue
+            if message.error() is None:
+                open_.discard(message.partition())
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                open_.discard(message.partition())
+                empty.append(message.partition())
+        return empty
+    finally:
+        consumer.close()

@@ -1,0 +1,55 @@
+"""The outbox: events written in the transaction of what they tell, and the wake-up of the relay after its commit.
+
+Next: producers/relay.py sends them.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from infra.database import reading
+from infra.events import Activity, encode_activity
+from infra.topics import ACTIVITY
+
+CHANNEL = "fanfold_outbox"
+SHARD = 0  # one relay shard so far
+
+_APPEND = sa.text(
+    """
+    INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
+    SELECT :topic, author, type, payload
+    FROM unnest(CAST(:authors AS text[]), CAST(:types AS text[]), CAST(:payloads AS text[]))
+         WITH ORDINALITY AS event (author, type, payload, place)
+    ORDER BY place
+    """
+)
+
+# Sent only to a relay that sleeps, and never inside a publishing transaction: NOTIFY serialises commits.
+_WAKE = sa.text("SELECT pg_notify(:channel, '') FROM relays WHERE shard = :shard AND sleeping")
+
+
+def append(connection: sa.Connection, events: Sequence[Activity]) -> None:
+    """Writes events in this order. The caller holds the lock of each event's author (`lock_authors`)."""
+    if not events:
+        return
+    connection.execute(
+        _APPEND,
+        {
+            "topic": ACTIVITY.name,
+            "authors": [str(event.author_id) for event in events],
+            "types": [event.type.value for event in events],
+            "payloads": [encode_activity(event) for event in events],
+        },
+    )
+
+
+def wake_relay(engine: sa.Engine) -> None:
+    """Wakes a sleeping relay; call it after the commit. A lost wake-up costs one slow poll."""
+    with reading(engine) as connection:
+        connection.execute(_WAKE, {"channel": CHANNEL, "shard": SHARD})
+
+
+def unsent(engine: sa.Engine) -> int:
+    """Events that no relay has sent yet."""
+    with reading(engine) as connection:
+        return int(connection.execute(sa.text("SELECT count(*) FROM outbox WHERE sent_at IS NULL")).scalar_one())

@@ -1,0 +1,167 @@
+"""Rebuild: timelines from the database by the one primitive: token, fresh read, merge if the token is still mine.
+
+Deliveries stick to a timeline from the moment it holds a token, and the snapshot is read after that: what the snapshot
+misses sticks, what both hold is one entry. A removal that meets a token replaces it, and the rebuild starts again.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+import sqlalchemy as sa
+import structlog
+
+from infra.database import IMPORT_LOCK, reading, transaction
+from infra.errors import TokenLost
+from infra.shard_map import CLUSTERS
+from infra.timelines import Kind, Snapshot, Timelines, new_token
+
+BATCH_USERS_MAX = 500  # one rebuild: at most 400,000 entries in memory, and calls of a few 10 ms
+ATTEMPTS_MAX = 20  # each lost token means that a removal came in between
+ACTIVE_MARGIN = timedelta(days=1)  # active outlives every copy's time to live
+
+log = structlog.get_logger()
+
+# Newest first up to one more than the length: the extra one, when there is one, is the floor.
+_HOME_SNAPSHOT = sa.text(
+    """
+    SELECT reader.id,
+           coalesce(max(entry.id) FILTER (WHERE entry.place > :length), 0),
+           coalesce(string_agg(entry.id::text, ' ' ORDER BY entry.id) FILTER (WHERE entry.place <= :length), '')
+    FROM unnest(CAST(:users AS bigint[])) AS reader (id)
+    LEFT JOIN LATERAL (
+        SELECT tweet.id, row_number() OVER (ORDER BY tweet.id DESC) AS place
+        FROM follows
+        JOIN users AS author ON author.id = follows.author_id AND author.status <> 'pull'
+        CROSS JOIN LATERAL (
+            SELECT id FROM live_tweets WHERE author_id = follows.author_id ORDER BY id DESC LIMIT :length + 1
+        ) AS tweet
+        WHERE follows.follower_id = reader.id
+        ORDER BY tweet.id DESC
+        LIMIT :length + 1
+    ) AS entry ON true
+    GROUP BY reader.id
+    """
+)
+
+_USER_SNAPSHOT = sa.text(
+    """
+    SELECT author.id,
+           coalesce(max(entry.id) FILTER (WHERE entry.place > :length), 0),
+           coalesce(string_agg(entry.id::text, ' ' ORDER BY entry.id) FILTER (WHERE entry.place <= :length), '')
+    FROM unnest(CAST(:users AS bigint[])) AS author (id)
+    LEFT JOIN LATERAL (
+        SELECT id, row_number() OVER (ORDER BY id DESC) AS place
+        FROM live_tweets WHERE author_id = author.id ORDER BY id DESC LIMIT :length + 1
+    ) AS entry ON true
+    GROUP BY author.id
+    """
+)
+
+_ACTIVATE = sa.text(
+    """
+    UPDATE users SET active_until = :until
+    WHERE id = ANY (CAST(:users AS bigint[])) AND (active_until IS NULL OR active_until < :until - interval '1 hour')
+    """
+)
+
+
+class Outcome(StrEnum):
+    """What a rebuild did for one user."""
+
+    REBUILT = "rebuilt"
+    PRESENT = "present"
+    BUSY = "busy"
+
+
+def activate(engine: sa.Engine, users: Sequence[int], ttl_s: int, now: datetime) -> None:
+    """Writes `active_until`. Before the snapshot, and under the import's lock: an import that sees no active user
+    writes no follow events, so whoever becomes active after that look must read the follows it brought."""
+    with transaction(engine) as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": IMPORT_LOCK})
+        connection.execute(_ACTIVATE, {"users": list(users), "until": now + timedelta(seconds=ttl_s) + ACTIVE_MARGIN})
+
+
+def rebuild(
+    engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], *, renew: bool = False
+) -> dict[int, Outcome]:
+    """Rebuilds the timelines of up to `BATCH_USERS_MAX` users in every copy that lacks them; idempotent.
+
+    `renew` also rebuilds present ones, one copy after another. Raises `TokenLost` after `ATTEMPTS_MAX` tries.
+    """
+    assert len(users) <= BATCH_USERS_MAX, "split the batch"
+    if kind is Kind.HOME:
+        activate(engine, users, timelines.live.timeline_ttl_s, datetime.now(UTC))
+    outcomes: dict[int, Outcome] = {}
+    if renew:
+        for cluster in CLUSTERS:
+            _repeat(
+                engine, timelines, kind, users, lambda left, token, c=cluster: _renew(timelines, kind, left, token, c)
+            )
+        return dict.fromkeys(users, Outcome.REBUILT)
+
+    def take(left: Sequence[int], token: int) -> dict[str, list[int]]:
+        return _claim(timelines, kind, left, token, outcomes)
+
+    _repeat(engine, timelines, kind, users, take)
+    return outcomes
+
+
+def read_snapshots(engine: sa.Engine, kind: Kind, users: Sequence[int], length: int) -> list[Snapshot]:
+    """The newest `length` entries of each user's timeline, as the database has them at this moment."""
+    query = _HOME_SNAPSHOT if kind is Kind.HOME else _USER_SNAPSHOT
+    with reading(engine) as connection:
+        rows = connection.execute(query, {"users": list(users), "length": length})
+        return [Snapshot(user_id, floor, ids) for user_id, floor, ids in rows]
+
+
+def _repeat(engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], take) -> None:  # type: ignore[no-untyped-def]
+    """Token, fresh read, merge; again for the timelines whose token was lost."""
+    left = list(dict.fromkeys(users))
+    for _ in range(ATTEMPTS_MAX):
+        token = new_token()
+        held = take(left, token)
+        holders = sorted({user_id for part in held.values() for user_id in part})
+        if not holders:
+            return
+        snapshots = read_snapshots(engine, kind, holders, timelines.live.timeline_entries)
+        left = _merge(timelines, kind, held, snapshots, token)
+        if not left:
+            return
+    raise TokenLost(f"{len(left)} timelines changed during {ATTEMPTS_MAX} rebuilds in a row, user {left[0]} among them")
+
+
+def _claim(
+    timelines: Timelines, kind: Kind, users: Sequence[int], token: int, outcomes: dict[int, Outcome]
+) -> dict[str, list[int]]:
+    """Single flight is decided on the first copy that lacks the timeline; its holder joins the others unasked."""
+    held: dict[str, list[int]] = {}
+    undecided, mine = list(users), list[int]()
+    for cluster in CLUSTERS:
+        joined = timelines.put_tokens(cluster, kind, mine, token, "join")
+        claimed = timelines.put_tokens(cluster, kind, undecided, token, "claim")
+        held[cluster] = [user_id for user_id, letter in (joined | claimed).items() if letter == "T"]
+        mine += [user_id for user_id, letter in claimed.items() if letter == "T"]
+        outcomes |= {user_id: Outcome.BUSY for user_id, letter in claimed.items() if letter == "B"}
+        undecided = [user_id for user_id, letter in claimed.items() if letter in "PU"]
+    outcomes |= dict.fromkeys(mine, Outcome.REBUILT)
+    for user_id in undecided:
+        outcomes.setdefault(user_id, Outcome.PRESENT)
+    return held
+
+
+def _renew(timelines: Timelines, kind: Kind, users: Sequence[int], token: int, cluster: str) -> dict[str, list[int]]:
+    letters = timelines.put_tokens(cluster, kind, users, token, "renew")
+    return {cluster: [user_id for user_id, letter in letters.items() if letter == "T"]}
+
+
+def _merge(
+    timelines: Timelines, kind: Kind, held: dict[str, list[int]], snapshots: Sequence[Snapshot], token: int
+) -> list[int]:
+    """The users whose token was lost in some copy."""
+    by_user = {snapshot.user_id: snapshot for snapshot in snapshots}
+    lost: set[int] = set()
+    for cluster, users in held.items():
+        letters = timelines.merge(cluster, kind, [by_user[user_id] for user_id in users], token)
+        lost |= {user_id for user_id, letter in letters.items() if letter == "L"}
+    return sorted(lost)

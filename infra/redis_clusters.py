@@ -1,0 +1,88 @@
+"""The three Redis clusters as the shard map places them: clients of nodes, and calls to many nodes at once.
+
+Routing by slot happens here and in timelines.py only. Next: timelines.py.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from infra.errors import RedisUnavailable
+from infra.redis_node import RedisNode
+from infra.shard_map import CLUSTERS, ShardMap
+from infra.slots import slot_of
+from infra.zookeeper import Watched
+
+CALLS_AT_ONCE_MAX = 48  # threads: 16 partitions with one call in flight on three clusters
+
+R = TypeVar("R")
+K = TypeVar("K")
+
+
+class RedisClusters:
+    """Clients of all nodes of the current shard map. Safe to share between threads; close it once."""
+
+    def __init__(self, shard_map: Watched[ShardMap]) -> None:
+        self._shard_map = shard_map
+        self._nodes: dict[tuple[str, str], RedisNode] = {}
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(CALLS_AT_ONCE_MAX, thread_name_prefix="redis")
+
+    @property
+    def shard_map(self) -> ShardMap:
+        """The shard map in force."""
+        return self._shard_map.value()
+
+    def node(self, name: str) -> RedisNode:
+        """The client of a node, by its name."""
+        address = self.shard_map.addresses.get(name)
+        if address is None:
+            raise RedisUnavailable(f"the shard map has no address for Redis node {name}")
+        with self._lock:
+            key = (name, address)
+            if key not in self._nodes:
+                self._nodes[key] = RedisNode(name, address)
+            return self._nodes[key]
+
+    def node_for(self, cluster: str, any_id: int) -> RedisNode:
+        """The client of the node that holds an id's slot in a cluster."""
+        return self.node(self.shard_map.node_of(cluster, slot_of(any_id)))
+
+    def on_each_cluster(self, any_id: int, call: Callable[[RedisNode], R]) -> dict[str, R | Exception]:
+        """Runs `call` for an id on the three clusters at the same time; what failed is in the answer."""
+        return self.at_once({cluster: self.node_for(cluster, any_id) for cluster in CLUSTERS}, call)
+
+    def at_once(self, nodes: Mapping[K, RedisNode], call: Callable[[RedisNode], R]) -> dict[K, R | Exception]:
+        """Runs `call` on several nodes at the same time."""
+        futures = {key: self._threads.submit(call, node) for key, node in nodes.items()}
+        return {key: _outcome(future) for key, future in futures.items()}
+
+    def submit(self, call: Callable[[], R]) -> "Future[R]":
+        """Runs one call on the shared threads."""
+        return self._threads.submit(call)
+
+    def close(self) -> None:
+        """Closes every client and ends the threads."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for node in self._nodes.values():
+            node.close()
+
+
+def all_of(outcomes: Iterable[R | Exception]) -> list[R]:
+    """The results; raises the first exception among them."""
+    results = []
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+        results.append(outcome)
+    return results
+
+
+def _outcome(future: "Future[R]") -> R | Exception:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, Exception):
+        return error
+    raise error

@@ -1,0 +1,63 @@
+"""Every key pattern, one function each. All values of a user lie in the user's slot, a body in the tweet's.
+
+key            type    bound              time to live        written by
+n              hash    3 fields           none                registrar (incarnation), coordinator (epoch)
+c:<partition>  hash    5 fields           none                deliver agent
+h:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild
+u:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild
+f:<8 bytes>    set     follows of a user  30 days, renewed    deliver agent, readers (by token)
+b:<8 bytes>    string  about 1.5 kB       30 days             readers (SET NX), delete (tombstone)
+
+<8 bytes> is an id, big-endian: a page of keys is a run of 10-byte keys. lua/timelines.lua opens with the same table.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from infra.slots import Ids
+
+HOME = b"h:"
+USER = b"u:"
+CELEBRITIES = b"f:"
+BODY = b"b:"
+NODE = b"n"
+KEY_BYTES = 10
+
+
+def home_timeline(user_id: int) -> bytes:
+    """The list of one user's home timeline."""
+    return HOME + user_id.to_bytes(8, "big")
+
+
+def user_timeline(user_id: int) -> bytes:
+    """The list of one author's own tweets."""
+    return USER + user_id.to_bytes(8, "big")
+
+
+def celebrities(user_id: int) -> bytes:
+    """The set of celebrities whom one user follows."""
+    return CELEBRITIES + user_id.to_bytes(8, "big")
+
+
+def body(tweet_id: int) -> bytes:
+    """One tweet's body, or its tombstone."""
+    return BODY + tweet_id.to_bytes(8, "big")
+
+
+def control(partition: int) -> str:
+    """The control record of one partition of the deliveries log."""
+    return f"c:{partition}"
+
+
+def id_of(key: bytes) -> int:
+    """The user or tweet id inside a 10-byte key."""
+    return int.from_bytes(key[2:KEY_BYTES], "big")
+
+
+def page_of_keys(ids: Ids, prefixes: npt.NDArray[np.uint8] | bytes) -> npt.NDArray[np.uint8]:
+    """Rows of 10 bytes, one key an id. `prefixes` is one prefix letter for all, or one an id."""
+    page = np.empty((len(ids), KEY_BYTES), dtype=np.uint8)
+    page[:, 0] = prefixes[0] if isinstance(prefixes, bytes) else prefixes
+    page[:, 1] = HOME[1]
+    page[:, 2:] = ids.astype(">u8").view(np.uint8).reshape(-1, 8)
+    return page

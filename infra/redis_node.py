@@ -1,0 +1,83 @@
+"""One Redis node: the only module that knows Redis's client. Calls Functions with a short time-out and no retry.
+
+A call that timed out may still run later; whoever calls numbers its calls or holds a token.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from infra.errors import Fenced, RedisUnavailable
+
+LIBRARY = "fanfold"
+CALL_TIMEOUT_S = 5.0  # a bounded call takes under 0.1 s; a busy two-core machine can hold it back for a second
+CONNECT_TIMEOUT_S = 1.0
+CONNECTIONS_MAX = 64  # threads of one process that call one node at the same time
+
+Argument = bytes | str | int | float
+
+
+class RedisNode:
+    """A client of one server, safe to share between threads. Errors become `RedisUnavailable` or `Fenced`."""
+
+    def __init__(self, name: str, url: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self.name = name
+        self.url = url
+        self._client = redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=CONNECTIONS_MAX,
+            protocol=2,
+        )
+
+    def call(self, function: str, *arguments: Argument) -> Any:
+        """Runs a writing Function of our library."""
+        return self.command("FCALL", function, 0, *arguments)
+
+    def look(self, function: str, *arguments: Argument) -> Any:
+        """Runs a reading Function of our library."""
+        return self.command("FCALL_RO", function, 0, *arguments)
+
+    def command(self, *arguments: Argument) -> Any:
+        """Any one command. Raises `RedisUnavailable`, or `Fenced` when a Function refused the caller."""
+        try:
+            return self._client.execute_command(*arguments)
+        except redis.ResponseError as error:
+            raise self._refusal(error) from error
+        except (redis.RedisError, OSError) as error:
+            raise RedisUnavailable(f"Redis node {self.name} at {self.url} does not answer: {error}") from error
+
+    def commands(self, batch: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """Several commands in one round trip; all are run, the first error is raised."""
+        pipeline = self._client.pipeline(transaction=False)
+        for arguments in batch:
+            pipeline.execute_command(*arguments)
+        try:
+            return list(pipeline.execute())
+        except redis.ResponseError as error:
+            raise self._refusal(error) from error
+        except (redis.RedisError, OSError) as error:
+            raise RedisUnavailable(f"Redis node {self.name} at {self.url} does not answer: {error}") from error
+
+    def load_functions(self) -> None:
+        """Loads our library, replacing an older one."""
+        code = files("infra.lua").joinpath("timelines.lua").read_text(encoding="utf-8")
+        self.command("FUNCTION", "LOAD", "REPLACE", code)
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._client.close()
+
+    def _refusal(self, error: redis.ResponseError) -> Exception:
+        text = str(error)
+        if text.startswith("FENCED"):
+            return Fenced(f"Redis node {self.name} refused a write: {text}")
+        if text.startswith(("LOADING", "BUSY", "Function not found", "ERR Function not found")):
+            return RedisUnavailable(f"Redis node {self.name} is not ready: {text}")
+        return error

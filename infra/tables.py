@@ -1,0 +1,91 @@
+"""The tables: the truth. Ids are 64-bit; migrations/ creates exactly these.
+
+There are no foreign keys: COPY would check each line twice, and every writer here locks and checks the rows it names.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    func,
+    text,
+)
+
+metadata = MetaData()
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("handle", Text, nullable=False, unique=True),
+    Column("status", Text, nullable=False, server_default="push"),
+    Column("active_until", DateTime(timezone=True)),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("status IN ('push', 'both', 'pull')", name="users_status"),
+    CheckConstraint("id > 0", name="users_id_positive"),
+)
+
+follows = Table(
+    "follows",
+    metadata,
+    Column("follower_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("author_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("follower_id <> author_id", name="follows_another"),
+    Index("follows_by_author", "author_id", "follower_id"),
+)
+
+tweets = Table(
+    "tweets",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("author_id", BigInteger, nullable=False),
+    Column("text", Text),
+    Column("reply_to", BigInteger),
+    Column("retweet_of", BigInteger),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("deleted_at", DateTime(timezone=True)),
+    Index("tweets_by_author", "author_id", text("id DESC"), postgresql_where=text("deleted_at IS NULL")),
+    Index("tweets_by_original", "retweet_of", postgresql_where=text("retweet_of IS NOT NULL")),
+)
+
+# Debezium's outbox columns, and the mark of our relay.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("aggregatetype", Text, nullable=False),
+    Column("aggregateid", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Column("sent_at", DateTime(timezone=True)),
+    Index("outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),
+)
+
+# One row a relay shard: whether its relay sleeps and wants to be woken.
+relays = Table(
+    "relays",
+    metadata,
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("sleeping", Boolean, nullable=False),
+)
+
+# How far each imported file got; written with the rows it brought.
+imports = Table(
+    "imports",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("lines", BigInteger, nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+# Beside these, the view `live_tweets`: tweets that timelines may show, not deleted and their originals neither.

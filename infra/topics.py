@@ -1,0 +1,64 @@
+"""The topics, as one table, and their creation.
+
+topic          event               key       partitions   retention   written by   read by
+activity       events.Activity     author    8            7 days      relay        fan_out
+deliveries     events.Delivery     none: the partition is chosen      fan_out      deliver
+                                   = slot of the owner mod 16   2 days
+<topic>.dlq    as it was read      as read   1            30 days     the agent    people
+"""
+
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from infra.errors import KafkaUnavailable
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+CREATE_TIMEOUT_S = 30.0
+MESSAGE_BYTES_MAX = 1_048_576  # the broker's limit for one message, and what a chunk's bounds stay under
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One row of the table above. The number of partitions is fixed for the life of a deployment."""
+
+    name: str
+    partitions: int
+    retention_ms: int
+
+    @property
+    def dead_letters(self) -> str:
+        """The topic that takes what cannot be processed."""
+        return f"{self.name}.dlq"
+
+
+# 8: the order is per author, and one partition's fan-out reaches tens of thousands of events a second.
+ACTIVITY = Topic("activity", partitions=8, retention_ms=7 * DAY_MS)
+# 16: more partitions spread over more workers, fewer make fuller batches; 1,024 slots divide evenly.
+DELIVERIES = Topic("deliveries", partitions=16, retention_ms=2 * DAY_MS)
+TOPICS = (ACTIVITY, DELIVERIES)
+DEAD_LETTER_RETENTION_MS = 30 * DAY_MS
+
+
+def create_topics(bootstrap: str, replicas: int = -1) -> list[str]:
+    """Creates what is missing and returns its names; `replicas` -1 is the broker's default."""
+    wanted = [(topic.name, topic.partitions, topic.retention_ms) for topic in TOPICS]
+    wanted += [(topic.dead_letters, 1, DEAD_LETTER_RETENTION_MS) for topic in TOPICS]
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    new = [
+        NewTopic(name, partitions, replicas, config={"retention.ms": str(retention_ms)})
+        for name, partitions, retention_ms in wanted
+    ]
+    created = []
+    for name, future in admin.create_topics(new, operation_timeout=CREATE_TIMEOUT_S).items():
+        try:
+            future.result(timeout=CREATE_TIMEOUT_S)
+            created.append(name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise KafkaUnavailable(
+                    f"topic {name} cannot be created at {bootstrap}: {error.args[0].str()}"
+                ) from error
+    return created

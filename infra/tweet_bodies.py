@@ -1,0 +1,125 @@
+"""Tweet bodies: cached in the three clusters by tweet id, filled with SET NX, buried by a tombstone on delete.
+
+A reader that read the database before a delete cannot put the body back: its SET NX meets the tombstone (G7).
+"""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from infra import redis_keys
+from infra.database import reading
+from infra.errors import RedisUnavailable
+from infra.redis_clusters import RedisClusters
+from infra.redis_node import RedisNode
+from infra.shard_map import CLUSTERS
+
+BODY_TTL_S = 30 * 86_400  # of bodies, and of tombstones: longer than any reader that holds an old row
+TOMBSTONE = b""
+
+_READ = sa.text(
+    "SELECT id, author_id, text, created_at, reply_to, retweet_of FROM live_tweets "
+    "WHERE id = ANY (CAST(:ids AS bigint[]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A live tweet as readers show it."""
+
+    id: int
+    author_id: int
+    text: str
+    created_at: datetime
+    reply_to: int | None = None
+    retweet_of: int | None = None
+
+
+class TweetBodies:
+    """Bodies by tweet id, from the cache and then the database. Safe to share between threads."""
+
+    def __init__(self, clusters: RedisClusters, engine: sa.Engine) -> None:
+        self._clusters = clusters
+        self._engine = engine
+
+    def read(self, ids: Sequence[int]) -> dict[int, Body]:
+        """The live ones among these tweets. What the cache lacks is read from the database and filled in."""
+        cached = self._cached(ids)
+        unknown = [tweet_id for tweet_id in ids if tweet_id not in cached]
+        found = {tweet_id: decode_body(data) for tweet_id, data in cached.items() if data != TOMBSTONE}
+        if unknown:
+            with reading(self._engine) as connection:
+                fresh = [Body(*row) for row in connection.execute(_READ, {"ids": unknown})]
+            found |= self._fill(fresh)
+        return found
+
+    def bury(self, ids: Sequence[int]) -> None:
+        """Tombstones in every cluster. Raises `RedisUnavailable` when one cannot be written; repeating is safe."""
+        for cluster in CLUSTERS:
+            for node, part in self._by_node(cluster, ids).items():
+                node.commands([("SET", redis_keys.body(one), TOMBSTONE, "EX", BODY_TTL_S) for one in part])
+
+    def _cached(self, ids: Sequence[int]) -> dict[int, bytes]:
+        for cluster in random.sample(CLUSTERS, len(CLUSTERS)):
+            try:
+                return self._cached_in(cluster, ids)
+            except RedisUnavailable:
+                continue
+        return {}
+
+    def _cached_in(self, cluster: str, ids: Sequence[int]) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        for node, part in self._by_node(cluster, ids).items():
+            values = node.command("MGET", *map(redis_keys.body, part))
+            found |= {tweet_id: data for tweet_id, data in zip(part, values, strict=True) if data is not None}
+        return found
+
+    def _fill(self, bodies: Sequence[Body]) -> dict[int, Body]:
+        """SET NX in every cluster that answers. What meets a tombstone anywhere is dropped."""
+        buried: set[int] = set()
+        by_id = {body.id: body for body in bodies}
+        for cluster in CLUSTERS:
+            for node, part in self._by_node(cluster, list(by_id)).items():
+                buried |= _fill_node(node, [by_id[tweet_id] for tweet_id in part])
+        return {tweet_id: body for tweet_id, body in by_id.items() if tweet_id not in buried}
+
+    def _by_node(self, cluster: str, ids: Sequence[int]) -> dict[RedisNode, list[int]]:
+        parts: dict[RedisNode, list[int]] = {}
+        for tweet_id in ids:
+            parts.setdefault(self._clusters.node_for(cluster, tweet_id), []).append(tweet_id)
+        return parts
+
+
+def encode_body(body: Body) -> bytes:
+    """The cached bytes."""
+    value = {
+        "a": body.author_id,
+        "t": body.text,
+        "c": body.created_at.astimezone(UTC).isoformat(),
+        "i": body.id,
+        "p": body.reply_to,
+        "o": body.retweet_of,
+    }
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode_body(data: bytes) -> Body:
+    """The inverse of `encode_body`."""
+    value: Mapping[str, Any] = json.loads(data)
+    created_at = datetime.fromisoformat(value["c"])
+    return Body(value["i"], value["a"], value["t"], created_at, value["p"], value["o"])
+
+
+def _fill_node(node: RedisNode, bodies: Sequence[Body]) -> set[int]:
+    """The ids that are buried on this node. One that cannot be reached only stays without the bodies."""
+    batch = [("SET", redis_keys.body(body.id), encode_body(body), "EX", BODY_TTL_S, "NX", "GET") for body in bodies]
+    try:
+        before = node.commands(batch)
+    except RedisUnavailable:
+        return set()
+    return {body.id for body, old in zip(bodies, before, strict=True) if old == TOMBSTONE}

@@ -1,0 +1,110 @@
+"""Follows from a file: the pairs, the users they name, the events of the pairs, and the celebrities at the end."""
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+
+from infra import outbox
+from infra.events import Activity, ActivityType
+from producers.import_files import Line
+from producers.import_lines import Columns, Follow, parse_follow, read_header
+from producers.import_rows import Numbered, Written, copy_rows
+
+
+class FollowRows:
+    """Follows, and the users they name."""
+
+    kind = "follows"
+    tables = "users, follows"
+
+    def __init__(self, threshold: int, clock_ms: Callable[[], int]) -> None:
+        self._threshold = threshold
+        self._clock_ms = clock_ms
+        self._columns = Columns()
+
+    def is_header(self, first: Line) -> bool:
+        """Also remembers the order of the columns."""
+        columns = read_header(first.data)
+        self._columns = columns or Columns()
+        return columns is not None
+
+    def parse(self, data: bytes) -> Follow:
+        """A pair of user ids."""
+        return parse_follow(data, self._columns)
+
+    def lock(self, connection: sa.Connection) -> None:
+        """Users: they are also created without the lock that imports and publishes share."""
+        connection.execute(_LOCK_USERS)
+
+    def refused(self, connection: sa.Connection, rows: Sequence[Numbered[Follow]]) -> dict[int, str]:
+        """A missing user cannot be created when another one has the handle he would get."""
+        ids = list({user_id for _, pair in rows for user_id in pair})
+        holders = {row.id: row.holder for row in connection.execute(_HANDLE_TAKEN, {"ids": ids})}
+        return {
+            number: f"user {user_id} cannot be created: user {holders[user_id]} has the handle u{user_id}"
+            for number, pair in (rows if holders else ())
+            for user_id in pair
+            if user_id in holders
+        }
+
+    def write(self, connection: sa.Connection, rows: Sequence[Numbered[Follow]]) -> Written:
+        """Writes `followed` events only when some user is active: whoever becomes active later reads the follows."""
+        connection.execute(_STAGE)
+        copy_rows(connection, "COPY staged (follower_id, author_id) FROM STDIN", (pair for _, pair in rows))
+        users = connection.execute(_INSERT_USERS).rowcount
+        if not connection.execute(_SOMEBODY_IS_ACTIVE).scalar_one():
+            return Written(connection.execute(_INSERT_FOLLOWS).rowcount, users)
+        added = {(row.follower_id, row.author_id) for row in connection.execute(_INSERT_FOLLOWS_RETURNING)}
+        in_order = dict.fromkeys(pair for _, pair in rows if pair in added)
+        now_ms = self._clock_ms()
+        outbox.append(connection, [Activity(ActivityType.FOLLOWED, a, f, now_ms) for f, a in in_order])
+        return Written(len(added), users, len(added))
+
+    def finish(self, connection: sa.Connection) -> None:
+        """Sets the status of the new celebrities."""
+        connection.execute(_PROMOTE, {"threshold": self._threshold})
+
+
+# The users it would create whose handle somebody else has.
+_HANDLE_TAKEN = sa.text(
+    """
+    SELECT wanted.id, holder.id AS holder
+    FROM unnest(CAST(:ids AS bigint[])) AS wanted (id)
+    JOIN users AS holder ON holder.handle = 'u' || wanted.id AND holder.id <> wanted.id
+    WHERE NOT EXISTS (SELECT FROM users WHERE users.id = wanted.id)
+    """
+)
+
+_LOCK_USERS = sa.text("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
+
+_STAGE = sa.text("CREATE TEMPORARY TABLE staged (follower_id bigint, author_id bigint) ON COMMIT DROP")
+
+_INSERT_USERS = sa.text(
+    """
+    INSERT INTO users (id, handle)
+    SELECT id, 'u' || id FROM (SELECT follower_id FROM staged UNION SELECT author_id FROM staged) AS named (id)
+    WHERE NOT EXISTS (SELECT FROM users WHERE users.id = named.id)
+    ORDER BY id
+    """
+)
+
+_INSERT_FOLLOWS = sa.text(
+    """
+    INSERT INTO follows (follower_id, author_id)
+    SELECT follower_id, author_id FROM staged ORDER BY follower_id, author_id
+    ON CONFLICT DO NOTHING
+    """
+)
+
+_INSERT_FOLLOWS_RETURNING = sa.text(_INSERT_FOLLOWS.text + " RETURNING follower_id, author_id")
+
+_SOMEBODY_IS_ACTIVE = sa.text("SELECT EXISTS (SELECT FROM users WHERE active_until > now())")
+
+# The one place that says who is a celebrity after an import. At the threshold an author is still pushed.
+_PROMOTE = sa.text(
+    """
+    UPDATE users SET status = 'pull'
+    WHERE status = 'push'
+      AND id IN (SELECT author_id FROM follows GROUP BY author_id HAVING count(*) > :threshold)
+    """
+)

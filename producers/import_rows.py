@@ -1,0 +1,65 @@
+"""What the importer needs to know of one kind of file, and COPY. The kinds: import_follows.py and import_tweets.py.
+
+The caller of `write` holds the import's lock (`lock_for_import`), so no publish runs beside it: what is looked up in
+the transaction stays true until its commit (G1), and the outbox rows are in commit order for every author (G2).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+
+from infra.errors import DatabaseUnavailable
+from producers.import_files import Line
+
+T = TypeVar("T")
+Numbered = tuple[int, T]  # a line's number and what it says
+
+
+class Written(NamedTuple):
+    """What one batch added."""
+
+    rows: int
+    users: int = 0
+    events: int = 0
+
+
+class Rows(Protocol[T]):
+    """One kind of file."""
+
+    kind: str
+    tables: str
+
+    def is_header(self, first: Line, /) -> bool:
+        """Whether the file's first line is a header; raises `InvalidInput` for one that does not fit."""
+
+    def parse(self, data: bytes) -> T:
+        """What a line says. Raises `InvalidInput`."""
+
+    def lock(self, connection: sa.Connection) -> None:
+        """What has to stand still during a batch beside what the import's lock holds still."""
+
+    def refused(self, connection: sa.Connection, rows: Sequence[Numbered[T]]) -> dict[int, str]:
+        """Line numbers and reasons of the rows that the database speaks against."""
+
+    def write(self, connection: sa.Connection, rows: Sequence[Numbered[T]]) -> Written:
+        """Writes rows and events in this order."""
+
+    def finish(self, connection: sa.Connection) -> None:
+        """What the last batch of a file also does, in its transaction."""
+
+
+def copy_rows(connection: sa.Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    """COPY through SQLAlchemy's connection, in its transaction. Raises `DatabaseUnavailable`."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        if not (driver.broken or isinstance(error, psycopg.OperationalError)):
+            raise
+        where = connection.engine.url.render_as_string(hide_password=True)
+        raise DatabaseUnavailable(f"PostgreSQL at {where}: {str(error).splitlines()[0]}") from error

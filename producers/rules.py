@@ -1,0 +1,46 @@
+"""What a user may send: pure checks, each with one sentence."""
+
+import re
+import unicodedata
+
+from infra.errors import InvalidInput
+
+TEXT_MAX = 280  # code points after NFC
+ID_MAX = (1 << 63) - 1  # PostgreSQL's bigint
+HANDLE = re.compile(r"[A-Za-z0-9_]{1,30}")
+
+
+def check_text(text: str) -> str:
+    """The text in NFC. Raises `InvalidInput` when it is empty, too long or not storable."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the text holds a lone surrogate at position {error.start}; send valid Unicode") from None
+    if "\x00" in text:
+        raise InvalidInput(f"the text holds a NUL character at position {text.index(chr(0))}; leave it out")
+    normal = unicodedata.normalize("NFC", text)
+    if not normal.strip():
+        raise InvalidInput("the text is empty; a tweet has 1 to 280 characters")
+    if len(normal) > TEXT_MAX:
+        raise InvalidInput(f"the text has {len(normal)} characters; a tweet has 1 to {TEXT_MAX}")
+    return normal
+
+
+def check_handle(handle: str) -> str:
+    """The handle. Raises `InvalidInput` when it is not 1 to 30 ASCII letters, digits or underscores."""
+    if not HANDLE.fullmatch(handle):
+        raise InvalidInput(f"the handle {handle!r} is not 1 to 30 letters, digits or underscores")
+    return handle
+
+
+def check_id(any_id: int, what: str) -> int:
+    """The id. Raises `InvalidInput` when it is outside the range of ids."""
+    if not 1 <= any_id <= ID_MAX:
+        raise InvalidInput(f"the {what} id {any_id} is not a whole number from 1 to {ID_MAX}")
+    return any_id
+
+
+def check_not_self(follower_id: int, author_id: int) -> None:
+    """Raises `InvalidInput` when a user would follow himself."""
+    if follower_id == author_id:
+        raise InvalidInput(f"user {follower_id} cannot follow himself")

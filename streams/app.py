@@ -1,0 +1,183 @@
+"""The Faust app: two agents, one actor per partition, no tables. The only place that chooses what a worker is made of.
+
+The rules that Faust imposes on us are in ARCHITECTURE.md, decision 6. Next: fan_out.py.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, TypeVar
+
+import faust
+import sqlalchemy as sa
+import structlog
+
+from infra import metrics
+from infra.errors import DependencyError, Superseded, Undecodable
+from infra.events import decode_activity
+from infra.kafka import GROUP
+from infra.timelines import Timelines
+from infra.topics import ACTIVITY, DELIVERIES, Topic
+from streams.batches import end_process, work_in_batches
+from streams.dead_letters import DeadLetter, DeadLetters
+from streams.deliver import Deliverer, receive
+from streams.fan_out import FanOut
+
+SESSION_S = 10
+HEARTBEAT_S = 2
+POLL_RECORDS_MAX = 500
+RETRY_S = 0.5
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the agents work with; made once a process, in worker.py."""
+
+    engine: sa.Engine
+    timelines: Timelines
+    dead_letters: DeadLetters
+    bootstrap: str
+    threads: ThreadPoolExecutor
+
+
+def create_app(parts: Parts) -> faust.App:
+    """An app with the two agents. Importing this module makes none; a test makes its own."""
+    app = faust.App(
+        GROUP,
+        broker=f"kafka://{parts.bootstrap}",
+        store="memory://",
+        autodiscover=False,
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=0,
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=SESSION_S,
+        broker_heartbeat_interval=HEARTBEAT_S,
+        broker_max_poll_records=POLL_RECORDS_MAX,
+        broker_commit_interval=0.2,
+        stream_publish_on_commit=False,
+        worker_redirect_stdouts=False,
+    )
+    _add_agent(app, ACTIVITY, "fan_out", FanOutWork(parts))
+    _add_agent(app, DELIVERIES, "deliver", DeliverWork(parts))
+    return app
+
+
+def _add_agent(app: faust.App, topic: Topic, name: str, work: "FanOutWork | DeliverWork") -> None:
+    channel = app.topic(topic.name, key_serializer="raw", value_serializer="raw")
+
+    async def process(events: Sequence[faust.EventT]) -> None:
+        metrics.BATCH_EVENTS.labels(name).observe(len(events))
+        loop = asyncio.get_running_loop()
+        for _, group in groupby(events, key=lambda event: event.message.generation_id):
+            await loop.run_in_executor(work.parts.threads, work.run, list(group))
+
+    async def agent(stream: faust.StreamT) -> None:
+        await work_in_batches(stream, process)
+
+    app.agent(channel, name=name, isolated_partitions=True)(agent)
+
+
+class FanOutWork:
+    """fan_out's handling of a batch of one partition and generation."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._held: dict[int, tuple[int, FanOut]] = {}
+
+    def run(self, events: Sequence[faust.EventT]) -> None:
+        """Returns when what the batch asks for is in the deliveries log."""
+        activities = _readable(self.parts, events, lambda message: decode_activity(message.value))
+        if not activities:
+            return
+        message = events[0].message
+        length = self.parts.timelines.live.timeline_entries
+        while True:
+            try:
+                self._fan_out(message.partition, message.generation_id).process(activities, length)
+            except Superseded as error:
+                metrics.FENCED.labels("kafka").inc()
+                end_process(f"another worker has this partition: {error}")
+            except DependencyError as error:
+                log.warning("fan_out waits", partition=message.partition, error=str(error))
+                self._drop(message.partition)
+                time.sleep(RETRY_S)
+            else:
+                return
+
+    def _fan_out(self, partition: int, generation: int) -> FanOut:
+        """The partition's state, made anew in a new generation: an index kept over a revoke would be stale."""
+        held = self._held.get(partition)
+        if held is None or held[0] != generation:
+            self._drop(partition)
+            held = generation, FanOut(self.parts.engine, self.parts.bootstrap, partition)
+            self._held[partition] = held
+        return held[1]
+
+    def _drop(self, partition: int) -> None:
+        held = self._held.pop(partition, None)
+        if held is not None:
+            held[1].close()
+
+
+class DeliverWork:
+    """deliver's handling of a batch of one partition and generation."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._held: dict[int, tuple[int, Deliverer]] = {}
+
+    def run(self, events: Sequence[faust.EventT]) -> None:
+        """Returns when the batch's records are in all three clusters."""
+        messages = _readable(self.parts, events, lambda message: receive(message.offset, message.value))
+        if not messages:
+            return
+        message = events[0].message
+        while True:
+            try:
+                self._deliverer(message.partition, message.generation_id).apply(messages)
+            except DependencyError as error:
+                log.warning("deliver waits", partition=message.partition, error=str(error))
+                time.sleep(RETRY_S)
+            else:
+                return
+
+    def _deliverer(self, partition: int, generation: int) -> Deliverer:
+        held = self._held.get(partition)
+        if held is None or held[0] != generation:
+            made = Deliverer(self.parts.engine, self.parts.timelines, partition, generation)
+            held = self._held[partition] = (generation, made)
+        return held[1]
+
+
+def _readable(parts: Parts, events: Sequence[faust.EventT], read: Callable[[Any], T]) -> list[T]:
+    """What could be decoded; the rest is in the dead letters when this returns."""
+    good: list[T] = []
+    letters: list[DeadLetter] = []
+    for event in events:
+        try:
+            good.append(read(event.message))
+        except Undecodable as error:
+            letters.append(_dead_letter(event.message, error))
+    while letters:
+        try:
+            parts.dead_letters.send(letters)
+        except DependencyError as error:
+            log.warning("dead letters wait", error=str(error))
+            time.sleep(RETRY_S)
+        else:
+            log.error("dead letters sent", topic=letters[0].topic, messages=len(letters), reason=str(letters[0].reason))
+            break
+    return good
+
+
+def _dead_letter(message: Any, reason: Exception) -> DeadLetter:
+    headers = list(dict(message.headers or {}).items())
+    return DeadLetter(message.topic, message.partition, message.offset, message.key, message.value, headers, reason)

@@ -1,0 +1,218 @@
+"""fan_out: an author's events become records for the timelines they change.
+
+Input: the activity log, a batch of one partition. Output: messages of the deliveries log, in one transaction.
+`plan_deliveries` is the policy; `FanOut` asks the database, plans, sends. Next: deliver.py.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import sqlalchemy as sa
+
+from infra import outbox
+from infra.database import AUTHOR_LOCKS_MAX, lock_authors, reading, transaction
+from infra.events import NO_IDS, Activity, ActivityType, Delivery, DeliveryKind, encode_deliveries
+from infra.kafka import Message, TransactionalProducer
+from infra.slots import Ids, slot_of
+from infra.topics import DELIVERIES
+from streams.follower_index import FollowerIndex, PackedFollowers
+
+MESSAGE_TARGETS_MAX = 16_384  # follower ids in one message: 128 kB, an eighth of what the broker takes
+MESSAGE_RECORDS_MAX = 500  # tweets in one message
+
+Placed = tuple[int, Delivery]  # the deliveries partition, and a record for it
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the database says about a batch of activity, read after the batch was."""
+
+    live: frozenset[int]  # the posted tweets that are still live
+    pull: frozenset[int]  # the authors who are celebrities: merged at reading time
+    following: Mapping[tuple[int, int], bool]  # (author, follower) of each follow event → follows now
+    newest: Mapping[int, Sequence[int]] = field(default_factory=dict)  # followed authors' newest ids, descending
+
+
+def plan_deliveries(event: Activity, facts: Facts, followers: PackedFollowers | None, length: int) -> Iterator[Placed]:
+    """The records that one event asks for.
+
+    A follow event means "look at this pair": the pair's row decides, so an old event that is replayed does no harm.
+    """
+    match event.type:
+        case ActivityType.POSTED:
+            if event.other_id in facts.live:
+                yield from _to_timelines(event, facts, followers, DeliveryKind.DELIVER, DeliveryKind.DELIVER_OWN)
+        case ActivityType.DELETED:
+            yield from _to_timelines(event, facts, followers, DeliveryKind.RETRACT, DeliveryKind.RETRACT_OWN)
+        case ActivityType.FOLLOWED | ActivityType.UNFOLLOWED:
+            yield from _to_follower(event, facts, length)
+
+
+def _to_timelines(
+    event: Activity, facts: Facts, followers: PackedFollowers | None, home: DeliveryKind, own: DeliveryKind
+) -> Iterator[Placed]:
+    yield _to_one(event.author_id, own, event.other_id, event)
+    if followers is None or event.author_id in facts.pull:
+        return
+    for partition, ids in followers.by_partition():
+        for start in range(0, len(ids), MESSAGE_TARGETS_MAX):
+            chunk = ids[start : start + MESSAGE_TARGETS_MAX]
+            yield partition, Delivery(home, event.other_id, event.published_ms, chunk)
+
+
+def _to_follower(event: Activity, facts: Facts, length: int) -> Iterator[Placed]:
+    author, follower = event.author_id, event.other_id
+    if not facts.following.get((author, follower), False):
+        yield _to_one(follower, DeliveryKind.UNMERGE, author, event)
+        yield _to_one(follower, DeliveryKind.REMOVE_CELEBRITY, author, event)
+    elif author in facts.pull:
+        yield _to_one(follower, DeliveryKind.ADD_CELEBRITY, author, event)
+    else:
+        newest = facts.newest.get(author, ())
+        bound = newest[length] if len(newest) > length else 0
+        ids = np.array([bound, *reversed(newest[:length])], dtype=np.uint64)
+        yield _to_one(follower, DeliveryKind.MERGE, author, event, ids)
+
+
+def _to_one(owner: int, kind: DeliveryKind, subject: int, event: Activity, ids: Ids = NO_IDS) -> Placed:
+    partition = slot_of(owner) % DELIVERIES.partitions
+    return partition, Delivery(kind, subject, event.published_ms, np.array([owner], dtype=">u8"), ids)
+
+
+def pack_messages(placed: Sequence[Placed]) -> Iterator[Message]:
+    """Messages of bounded size, in order within each partition. An unmerge travels alone: it is applied in two calls,
+    and an applied offset must cover whole messages."""
+    open_: dict[int, list[Delivery]] = {}
+    targets: dict[int, int] = {}
+    for partition, record in placed:
+        alone = record.kind in (DeliveryKind.UNMERGE, DeliveryKind.MERGE)
+        waiting = open_.setdefault(partition, [])
+        size = targets.get(partition, 0) + len(record.targets)
+        if waiting and (alone or size > MESSAGE_TARGETS_MAX or len(waiting) >= MESSAGE_RECORDS_MAX):
+            yield _message(partition, waiting)
+            waiting.clear()
+            size = len(record.targets)
+        if alone:
+            yield _message(partition, [record])
+            size = 0
+        else:
+            waiting.append(record)
+        targets[partition] = size
+    for partition, waiting in open_.items():
+        if waiting:
+            yield _message(partition, waiting)
+
+
+def _message(partition: int, records: Sequence[Delivery]) -> Message:
+    return Message(DELIVERIES.name, encode_deliveries(records), partition=partition)
+
+
+class FanOut:
+    """Fan-out of one activity partition in one consumer generation. Not safe for several threads.
+
+    Opening it fences every older one of the partition: what a frozen worker still has buffered is refused.
+    """
+
+    def __init__(self, engine: sa.Engine, bootstrap: str, partition: int) -> None:
+        self._engine = engine
+        self._producer = TransactionalProducer(bootstrap, f"fanfold-fan-out-{partition}")
+        self._index = FollowerIndex(engine)
+
+    def process(self, events: Sequence[Activity], length: int) -> None:
+        """Sends what a batch asks for; it is in the log when this returns.
+
+        Idempotent by the timelines: a batch sent twice inserts, removes and merges the same. Raises `Superseded`.
+        """
+        self._delete_retweets([event.other_id for event in events if event.type is ActivityType.DELETED])
+        placed = self._plan(events, length)
+        if placed:
+            self._producer.send(pack_messages(placed))
+
+    def close(self) -> None:
+        """Drops the index and what is buffered."""
+        self._index.close()
+        self._producer.close()
+
+    def _plan(self, events: Sequence[Activity], length: int) -> list[Placed]:
+        facts = read_facts(self._engine, events, length)
+        targeted = {event.author_id for event in events if event.author_id not in facts.pull and _fans_out(event)}
+        followers = self._index.get_all(targeted)
+        placed: list[Placed] = []
+        for event in events:
+            pair = (event.author_id, event.other_id)
+            if pair in facts.following and not _fans_out(event):
+                self._index.set_following(event.author_id, {event.other_id: facts.following[pair]})
+                followers |= self._index.get_all({event.author_id} & followers.keys())
+            placed += plan_deliveries(event, facts, followers.get(event.author_id), length)
+        return placed
+
+    def _delete_retweets(self, tweet_ids: Sequence[int]) -> None:
+        """Deletes the retweets of deleted tweets, with an event each, so that each is retracted in its author's log."""
+        while tweet_ids and _delete_some_retweets(self._engine, tweet_ids):
+            outbox.wake_relay(self._engine)
+
+
+def read_facts(engine: sa.Engine, events: Sequence[Activity], length: int) -> Facts:
+    """One look at the database for a whole batch."""
+    posted = [event.other_id for event in events if event.type is ActivityType.POSTED]
+    pairs = [(event.author_id, event.other_id) for event in events if not _fans_out(event)]
+    with reading(engine) as connection:
+        pull = connection.execute(_PULL, {"ids": list({event.author_id for event in events})}).scalars()
+        live = connection.execute(_LIVE, {"ids": posted}).scalars() if posted else ()
+        following, newest = {}, {}
+        if pairs:
+            rows = connection.execute(_PAIRS, {"authors": [a for a, _ in pairs], "followers": [f for _, f in pairs]})
+            now = {(author, follower) for author, follower in rows}
+            following = {pair: pair in now for pair in pairs}
+            authors = list({author for author, _ in now})
+            newest = {author: ids for author, ids in connection.execute(_NEWEST, {"ids": authors, "limit": length + 1})}
+        return Facts(frozenset(live), frozenset(pull), following, newest)
+
+
+def _fans_out(event: Activity) -> bool:
+    return event.type in (ActivityType.POSTED, ActivityType.DELETED)
+
+
+def _delete_some_retweets(engine: sa.Engine, tweet_ids: Sequence[int]) -> int:
+    with reading(engine) as connection:
+        found = connection.execute(_RETWEETS, {"ids": list(tweet_ids), "limit": AUTHOR_LOCKS_MAX}).all()
+    if not found:
+        return 0
+    with transaction(engine) as connection:
+        lock_authors(connection, [author_id for _, author_id in found])
+        gone = connection.execute(_DELETE, {"ids": [tweet_id for tweet_id, _ in found]}).all()
+        outbox.append(connection, [Activity(ActivityType.DELETED, author, tweet, ms) for tweet, author, ms in gone])
+    return len(found)
+
+
+_PULL = sa.text("SELECT id FROM users WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pull'")
+_LIVE = sa.text("SELECT id FROM live_tweets WHERE id = ANY (CAST(:ids AS bigint[]))")
+_PAIRS = sa.text(
+    """
+    SELECT author_id, follower_id FROM follows
+    JOIN unnest(CAST(:authors AS bigint[]), CAST(:followers AS bigint[])) AS pair (a, f)
+      ON author_id = pair.a AND follower_id = pair.f
+    """
+)
+_NEWEST = sa.text(
+    """
+    SELECT author.id, coalesce(array_agg(tweet.id ORDER BY tweet.id DESC) FILTER (WHERE tweet.id IS NOT NULL), '{}')
+    FROM unnest(CAST(:ids AS bigint[])) AS author (id)
+    LEFT JOIN LATERAL (
+        SELECT id FROM live_tweets WHERE author_id = author.id ORDER BY id DESC LIMIT :limit
+    ) AS tweet ON true
+    GROUP BY author.id
+    """
+)
+_RETWEETS = sa.text(
+    "SELECT id, author_id FROM tweets WHERE retweet_of = ANY (CAST(:ids AS bigint[])) AND deleted_at IS NULL "
+    "ORDER BY id LIMIT :limit"
+)
+_DELETE = sa.text(
+    """
+    UPDATE tweets SET deleted_at = now(), text = NULL
+    WHERE id = ANY (CAST(:ids AS bigint[])) AND deleted_at IS NULL
+    RETURNING id, author_id, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+    """
+)

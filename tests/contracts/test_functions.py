@@ -1,0 +1,389 @@
+"""The Redis Functions on a real server: inserting, heads, fencing, and the one primitive."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+import pytest
+
+from infra import redis_keys
+from infra.composition import Stores
+from infra.errors import Fenced
+from infra.redis_node import RedisNode
+
+LENGTH = 80
+BASE = 10**18  # a 19-digit id
+
+
+def tweet(number: int) -> int:
+    return BASE + number
+
+
+@dataclass
+class Node:
+    """A node, and the numbered calls of one worker of partition 0."""
+
+    redis: RedisNode
+    generation: int = 1
+    numbers: "count[int]" = field(default_factory=lambda: count(1))
+
+    def apply(self, *records: tuple[str, int, int, bytes, str], last: int = 0, epoch: int = 1) -> list[int]:
+        arguments = [one for record in records for one in record]
+        number = next(self.numbers)
+        answer = self.redis.call("apply", 0, epoch, self.generation, number, last, LENGTH, *arguments)
+        return list(answer)
+
+    def deliver(self, number: int, key: bytes, offset: int = 0) -> list[int]:
+        return self.apply(("D", offset, tweet(number), key, ""), last=offset)
+
+    def listed(self, key: bytes) -> list[int]:
+        """The list's head, then its entries as the numbers they were made of."""
+        head, *entries = [int(one) for one in self.redis.command("LRANGE", key, 0, -1)]
+        return [head - BASE if head > BASE else head, *(one - BASE for one in entries)]
+
+    def make(self, key: bytes, numbers: list[int], floor: int = 0) -> None:
+        token = 7
+        assert self.redis.call("put_token", 1, token, "claim", key) == b"T"
+        ids = " ".join(str(tweet(number)) for number in numbers)
+        assert self.redis.call("merge_rebuilt", 1, token, LENGTH, 1000, key, floor and tweet(floor), ids) == b"M"
+
+
+@pytest.fixture
+def node(stores: Stores) -> Node:
+    return Node(stores.clusters.node("a1"))
+
+
+HOME = redis_keys.home_timeline(1)
+
+
+@pytest.mark.parametrize(
+    ("before", "floor", "number", "after"),
+    [
+        ([], 0, 5, [0, 5]),
+        ([1, 3], 0, 5, [0, 1, 3, 5]),
+        ([1, 3], 0, 2, [0, 1, 2, 3]),
+        ([2, 3], 0, 1, [0, 1, 2, 3]),
+        ([1, 3], 0, 3, [0, 1, 3]),
+        ([1, 3], 0, 1, [0, 1, 3]),
+        ([5, 7], 4, 4, [4, 5, 7]),
+        ([5, 7], 4, 3, [4, 5, 7]),
+        ([], 4, 3, [4]),
+        ([], 4, 5, [4, 5]),
+    ],
+)
+def test_an_entry_goes_to_its_place_once_and_never_at_or_below_the_floor(
+    node: Node, before: list[int], floor: int, number: int, after: list[int]
+) -> None:
+    node.make(HOME, before, floor)
+
+    node.deliver(number, HOME)
+
+    assert node.listed(HOME) == after
+
+
+@pytest.mark.parametrize("number", [1, 20, 41, 59, 70])
+def test_an_entry_far_from_the_tail_finds_its_place(node: Node, number: int) -> None:
+    others = [one for one in range(1, 71) if one != number]
+    node.make(HOME, others)
+
+    node.deliver(number, HOME)
+
+    assert node.listed(HOME) == [0, *range(1, 71)]
+
+
+def test_what_was_delivered_in_any_order_is_sorted(node: Node) -> None:
+    numbers = [(37 * one) % 71 for one in range(1, 71)]
+    node.make(HOME, [])
+
+    for number in numbers:
+        node.deliver(number, HOME)
+
+    assert node.listed(HOME) == [0, *sorted(numbers)]
+
+
+def test_a_timeline_that_does_not_exist_is_not_written(node: Node) -> None:
+    assert node.deliver(1, HOME)[:4] == [0, 0, 0, 1]
+    assert node.redis.command("EXISTS", HOME) == 0
+
+
+def test_a_trim_sets_the_floor_to_the_newest_entry_that_was_cut(node: Node) -> None:
+    node.make(HOME, [])
+
+    for number in range(1, LENGTH + 66):
+        node.deliver(number, HOME)
+
+    assert node.listed(HOME) == [65, *range(66, LENGTH + 66)]
+
+
+def test_an_answer_counts_each_entry_once_by_its_outcome(node: Node) -> None:
+    below, present, absent, new = (redis_keys.home_timeline(user) for user in (1, 2, 3, 4))
+    node.make(below, [], floor=9)
+    node.make(present, [5])
+    node.make(new, [])
+
+    answer = node.apply(("D", 0, tweet(5), below + present + absent + new, ""), last=0)
+
+    assert answer[:4] == [1, 1, 1, 1]
+
+
+def test_a_redelivered_message_is_not_counted_again(node: Node) -> None:
+    node.make(HOME, [])
+    node.deliver(1, HOME, offset=10)
+
+    assert node.deliver(1, HOME, offset=10)[:4] == [0, 0, 0, 0]
+    assert node.redis.command("HGET", redis_keys.control(0), "delivered") == b"1"
+    assert node.listed(HOME) == [0, 1]
+
+
+def test_entries_of_user_timelines_are_not_counted(node: Node) -> None:
+    own = redis_keys.user_timeline(1)
+    node.make(own, [])
+
+    assert node.deliver(1, own)[:4] == [0, 0, 0, 0]
+    assert node.listed(own) == [0, 1]
+
+
+def test_a_retract_removes_the_entry_wherever_it_stands(node: Node) -> None:
+    node.make(HOME, [1, 2, 3])
+
+    node.apply(("R", 0, tweet(2), HOME, ""))
+
+    assert node.listed(HOME) == [0, 1, 3]
+
+
+def test_a_retract_never_takes_the_floor_away(node: Node) -> None:
+    node.make(HOME, [5], floor=4)
+
+    node.apply(("R", 0, tweet(4), HOME, ""))
+
+    assert node.listed(HOME) == [4, 5]
+
+
+def test_removals_that_leave_too_little_above_a_floor_are_reported(node: Node) -> None:
+    numbers = list(range(10, 10 + LENGTH // 2))
+    node.make(HOME, numbers, floor=9)
+
+    assert node.apply(("R", 0, tweet(10), HOME, ""))[5] == [HOME]
+
+
+def test_removals_from_a_timeline_without_a_floor_are_never_too_many(node: Node) -> None:
+    node.make(HOME, [1, 2])
+
+    assert node.apply(("R", 0, tweet(1), HOME, ""))[5] == []
+
+
+def test_a_merge_takes_an_authors_tweets_in_and_keeps_the_rest(node: Node) -> None:
+    node.make(HOME, [2, 4])
+
+    node.apply(("M", 0, 0, HOME, f"{tweet(1)} {tweet(4)} {tweet(5)}"))
+
+    assert node.listed(HOME) == [0, 1, 2, 4, 5]
+
+
+def test_a_merge_that_leaves_out_older_tweets_raises_the_floor(node: Node) -> None:
+    node.make(HOME, [2, 4])
+
+    node.apply(("M", 0, tweet(3), HOME, f"{tweet(5)}"))
+
+    assert node.listed(HOME) == [3, 4, 5]
+
+
+def test_a_merge_keeps_the_time_to_live(node: Node) -> None:
+    node.make(HOME, [2])
+
+    node.apply(("M", 0, 0, HOME, f"{tweet(1)}"))
+
+    assert 0 < node.redis.command("TTL", HOME) <= 1000
+
+
+# The primitive ------------------------------------------------------------------------------------------------------
+
+
+def test_deliveries_stick_to_a_token_and_are_merged_with_the_snapshot(node: Node) -> None:
+    node.redis.call("put_token", 1, 5, "claim", HOME)
+    node.deliver(4, HOME)
+    node.deliver(2, HOME)
+
+    node.redis.call("merge_rebuilt", 1, 5, LENGTH, 1000, HOME, 0, f"{tweet(1)} {tweet(2)} {tweet(3)}")
+
+    assert node.listed(HOME) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        lambda node: node.apply(("R", 0, tweet(1), HOME, "")),
+        lambda node: node.apply(("X", 0, 3, HOME, f"{tweet(1)}")),
+        lambda node: node.apply(("M", 0, 0, HOME, f"{tweet(1)}")),
+        lambda node: node.redis.call("open_removal", 0, 1, node.generation, next(node.numbers), HOME),
+        lambda node: node.redis.call("put_token", 1, 6, "join", HOME),
+    ],
+    ids=["retract", "unmerge", "merge", "reading half of an unmerge", "another token"],
+)
+def test_a_rebuild_whose_token_was_replaced_merges_nothing(node: Node, disturb: Callable[[Node], object]) -> None:
+    node.redis.call("put_token", 1, 5, "claim", HOME)
+
+    disturb(node)
+
+    assert node.redis.call("merge_rebuilt", 1, 5, LENGTH, 1000, HOME, 0, f"{tweet(1)}") == b"L"
+
+
+def test_a_token_is_claimed_by_one_and_again_when_nobody_holds_it(node: Node) -> None:
+    assert node.redis.call("put_token", 1, 5, "claim", HOME) == b"T"
+    assert node.redis.call("put_token", 1, 6, "claim", HOME) == b"B"
+    node.apply(("R", 0, tweet(1), HOME, ""))
+    assert node.redis.call("put_token", 1, 6, "claim", HOME) == b"T"
+
+
+def test_a_present_timeline_is_not_claimed_but_can_be_renewed(node: Node) -> None:
+    node.make(HOME, [1])
+
+    assert node.redis.call("put_token", 1, 5, "claim", HOME) == b"P"
+    assert node.redis.call("put_token", 1, 5, "join", HOME) == b"P"
+    assert node.redis.call("put_token", 1, 5, "renew", HOME) == b"T"
+    assert node.listed(HOME) == [-5, 1]
+
+
+def test_a_list_under_a_token_expires_soon(node: Node) -> None:
+    node.redis.call("put_token", 1, 5, "claim", HOME)
+
+    assert 0 < node.redis.command("TTL", HOME) <= 60
+
+
+def test_a_list_that_grows_too_long_under_a_token_is_dropped(node: Node) -> None:
+    node.redis.call("put_token", 1, 5, "claim", HOME)
+
+    for number in range(1, 2 * LENGTH + 2):
+        node.deliver(number, HOME)
+
+    assert node.redis.command("EXISTS", HOME) == 0
+
+
+def test_a_snapshot_longer_than_the_length_is_cut_to_a_floor(node: Node) -> None:
+    node.make(HOME, list(range(1, LENGTH + 3)))
+
+    assert node.listed(HOME) == [2, *range(3, LENGTH + 3)]
+
+
+# Followed celebrities -----------------------------------------------------------------------------------------------
+
+SET = redis_keys.celebrities(1)
+
+
+def test_a_set_of_celebrities_is_filled_and_changed(node: Node) -> None:
+    node.redis.call("open_celebrities", 1, 5, SET)
+    node.apply(("A", 0, 30, SET, ""))
+
+    assert node.redis.call("fill_celebrities", 1, 5, SET, 1000, "10 20") == 1
+    node.apply(("B", 0, 10, SET, ""))
+
+    assert set(node.redis.command("SMEMBERS", SET)) == {b"0", b"20", b"30"}
+
+
+def test_a_removal_under_the_token_makes_the_filling_start_again(node: Node) -> None:
+    node.redis.call("open_celebrities", 1, 5, SET)
+    node.apply(("B", 0, 10, SET, ""))
+
+    assert node.redis.call("fill_celebrities", 1, 5, SET, 1000, "10") == 0
+    assert node.redis.command("EXISTS", SET) == 0
+
+
+def test_an_unknown_set_is_not_begun_by_a_change(node: Node) -> None:
+    node.apply(("A", 0, 30, SET, ""))
+
+    assert node.redis.command("EXISTS", SET) == 0
+
+
+# Fencing ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_with_a_number_seen_before_is_refused(node: Node) -> None:
+    node.make(HOME, [])
+    node.deliver(1, HOME)
+    node.numbers = count(1)
+
+    with pytest.raises(Fenced, match="call 1/1"):
+        node.deliver(2, HOME)
+    assert node.listed(HOME) == [0, 1]
+
+
+def test_an_older_generation_is_refused_and_a_newer_starts_again_at_one(node: Node) -> None:
+    node.make(HOME, [])
+    newer = Node(node.redis, generation=2)
+    newer.deliver(1, HOME)
+
+    with pytest.raises(Fenced):
+        node.deliver(2, HOME)
+    assert node.listed(HOME) == [0, 1]
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_another_epoch_is_refused(node: Node, epoch: int) -> None:
+    node.make(HOME, [])
+
+    with pytest.raises(Fenced, match="epoch"):
+        node.apply(("D", 0, tweet(1), HOME, ""), epoch=epoch)
+
+
+def test_a_raised_epoch_lets_generations_start_again(node: Node) -> None:
+    node.make(HOME, [])
+    Node(node.redis, generation=9).deliver(1, HOME)
+    assert node.redis.call("install_epoch", 2) == 2
+
+    node.apply(("D", 0, tweet(2), HOME, ""), epoch=2)
+
+    assert node.listed(HOME) == [0, 1, 2]
+
+
+def test_an_epoch_is_never_lowered(node: Node) -> None:
+    node.redis.call("install_epoch", 3)
+
+    assert node.redis.call("install_epoch", 2) == 3
+
+
+def test_a_node_without_an_incarnation_refuses_every_write(node: Node) -> None:
+    node.redis.command("HDEL", "n", "incarnation")
+
+    for call in (
+        lambda: node.deliver(1, HOME),
+        lambda: node.redis.call("put_token", 1, 5, "claim", HOME),
+        lambda: node.redis.call("merge_rebuilt", 1, 5, LENGTH, 1000, HOME, 0, ""),
+        lambda: node.redis.call("open_celebrities", 1, 5, SET),
+        lambda: node.redis.call("fill_celebrities", 1, 5, SET, 1000, ""),
+        lambda: node.redis.call("install_epoch", 2),
+        lambda: node.redis.call("renew", 1, 1000, HOME),
+    ):
+        with pytest.raises(Fenced, match="incarnation"):
+            call()
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cursor", "wanted", "expected"),
+    [("", 2, [4, 3]), ("", 9, [4, 3, 2, 1]), (tweet(3), 9, [2, 1]), (tweet(3), 1, [2]), (tweet(1), 9, [])],
+)
+def test_a_page_is_newest_first_and_never_shows_the_head(
+    node: Node, cursor: int | str, wanted: int, expected: list[int]
+) -> None:
+    node.make(HOME, [1, 2, 3, 4])
+
+    head, time_left_s, entries, _ = node.redis.look("page", HOME, cursor, wanted)
+
+    assert head == b"0"
+    assert 0 < time_left_s <= 1000
+    assert [int(entry) - BASE for entry in entries] == expected
+
+
+def test_a_page_says_when_the_timeline_is_absent(node: Node) -> None:
+    assert node.redis.look("page", HOME, "", 20) == [b"", 0, [], []]
+
+
+def test_an_800_entry_timeline_takes_at_most_9_kb(node: Node) -> None:
+    ids = " ".join(str(tweet(number * 999_983)) for number in range(800))
+    node.redis.call("put_token", 1, 5, "claim", HOME)
+    node.redis.call("merge_rebuilt", 1, 5, 800, 1000, HOME, 0, ids)
+
+    assert node.redis.command("LLEN", HOME) == 801
+    assert node.redis.command("MEMORY", "USAGE", HOME, "SAMPLES", 0) <= 9_000
