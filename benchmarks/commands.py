@@ -1,7 +1,81 @@
 """Commands of the top layer: the demo."""
 
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
 import typer
+
+from infra.cli import JsonFlag, print_json, settings_of
+from infra.errors import CheckFailed, InvalidInput
+from infra.stack.progress import to_standard_error
+
+MADE_THRESHOLD = 1_500  # of 20,000 users: several celebrities
+GIVEN_THRESHOLD = 10_000
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of `benchmarks`."""
+    app.command()(demo)
+
+
+def demo(
+    context: typer.Context,
+    follows: Annotated[Path | None, typer.Option(help="Follows to use (TSV or CSV) instead of a made graph.")] = None,
+    tweets: Annotated[Path | None, typer.Option(help="Tweets to use (JSON lines); needs --follows.")] = None,
+    threshold: Annotated[int | None, typer.Option(help="Followers above which an author is a celebrity.")] = None,
+    active: Annotated[float, typer.Option(help="Share of users who read before the first tweet.")] = 1.0,
+    made_tweets: Annotated[int, typer.Option("--count", help="Tweets to make up.")] = 5_000,
+    mix: Annotated[bool, typer.Option(help="Mix deletes, follows and unfollows into made tweets.")] = True,
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is made up.")] = 7,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the whole main job on real servers, check every timeline, and stop everything.
+
+    Needs nothing that runs and leaves nothing behind; state lives in DATA_DIR/demo meanwhile.
+    """
+    from benchmarks.demo import Options, run_demo
+    from benchmarks.demo_report import Watcher, print_summary
+
+    options = Options(
+        threshold=threshold or (GIVEN_THRESHOLD if follows else MADE_THRESHOLD),
+        active_share=active,
+        seed=seed,
+        follows=follows,
+        tweets=tweets,
+        made_users=20_000,
+        made_follows=402_000,
+        made_tweets=made_tweets,
+        mix=mix,
+        workers=workers,
+    )
+    _check(options.active_share, follows, tweets)
+    _end_on_sigterm()
+    summary = run_demo(options, settings_of(context).data_dir, Watcher(), to_standard_error)
+    if as_json:
+        print_json(summary.as_json())
+    else:
+        print_summary(summary)
+    if not summary.good:
+        raise CheckFailed("the demo's result is not as the database says it must be")
+
+
+def _check(active_share: float, follows: Path | None, tweets: Path | None) -> None:
+    if not 0 < active_share <= 1:
+        raise InvalidInput(f"--active is {active_share}, but must be above 0 and at most 1")
+    if (follows is None) != (tweets is None):
+        raise InvalidInput("--follows and --tweets belong together: give both, or neither")
+    for path in (follows, tweets):
+        if path is not None and not path.is_file():
+            raise InvalidInput(f"{path} is not a file")
+
+
+def _end_on_sigterm() -> None:
+    """SIGTERM ends the demo as Ctrl-C does: everything that was started is stopped."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

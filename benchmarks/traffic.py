@@ -31,11 +31,13 @@ def split(posts: Sequence[tuple[int, str]], seed: int) -> list[Plan]:
     return [Plan(posts[caller::CALLERS], seed + caller) for caller in range(CALLERS)]
 
 
-def run_traffic(publisher: Publisher, graph: Graph, plans: Sequence[Plan], posted: Callable[[], None]) -> None:
+def run_traffic(
+    publisher: Publisher, graph: Graph, plans: Sequence[Plan], posted: Callable[[], None], *, mix: bool
+) -> None:
     """Runs all callers to their end. Raises what the first of them raised."""
     stop = threading.Event()
     with ThreadPoolExecutor(len(plans)) as threads:
-        futures = [threads.submit(_call, publisher, graph, plan, posted, stop) for plan in plans]
+        futures = [threads.submit(_call, publisher, graph, plan, posted, stop, mix) for plan in plans]
         try:
             for future in futures:
                 future.result()
@@ -44,7 +46,7 @@ def run_traffic(publisher: Publisher, graph: Graph, plans: Sequence[Plan], poste
 
 
 def _call(
-    publisher: Publisher, graph: Graph, plan: Plan, posted: Callable[[], None], stop: threading.Event
+    publisher: Publisher, graph: Graph, plan: Plan, posted: Callable[[], None], stop: threading.Event, mix: bool
 ) -> None:
     rng = np.random.default_rng(plan.seed)
     own: list[int] = []
@@ -53,6 +55,8 @@ def _call(
             return
         own.append(publisher.post(NewTweet(author, text)).id)
         posted()
+        if not mix:
+            continue
         dice = rng.random(3)
         if dice[0] < DELETE_SHARE:
             publisher.delete(own.pop(int(rng.integers(len(own)))))

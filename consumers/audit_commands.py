@@ -5,6 +5,7 @@ from dataclasses import astuple, fields
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -68,7 +69,9 @@ def _show(result: AuditResult, console: Console) -> None:
     """The differences in words, then the counts."""
     for sentence in result.differences:
         console.print(sentence, highlight=False, soft_wrap=True)
-    table = Table(title=f"{result.active_users:,} active users")
+    table = Table(
+        title=f"{result.active_users:,} active users", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )  # 80 columns are enough for millions
     table.add_column("cluster")
     for field in fields(Counts):
         table.add_column(field.name, justify="right")
@@ -80,9 +83,10 @@ def _show(result: AuditResult, console: Console) -> None:
 
 
 def _verdict(result: AuditResult) -> str:
-    total, parts = result.total, []
-    if total.wrong:
-        parts.append(f"{total.wrong:,} differences between timelines and database")
-    if result.complete and total.absent:
-        parts.append(f"{total.absent:,} timelines of active users are absent")
+    wrong, absent = result.total.wrong, result.total.absent
+    parts = []
+    if wrong:
+        parts.append(f"{wrong:,} difference{'s' * (wrong > 1)} between timelines and database")
+    if result.complete and absent:
+        parts.append(f"{absent:,} absent timeline{'s of active users' if absent > 1 else ' of an active user'}")
     return "the audit found " + ", and ".join(parts)

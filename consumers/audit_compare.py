@@ -56,7 +56,9 @@ def agrees(text: bytes, expected: Expected, length: int) -> bool:
         return expected.whole and entries == expected.ids
     if not head.isdigit() or text.count(b" ") < length or not expected.ids.endswith(entries):
         return False
-    older = expected.ids[: len(expected.ids) - len(entries)]
+    older, oldest = expected.ids[: len(expected.ids) - len(entries)], entries.partition(b" ")[0]
+    if int(oldest) <= int(head):
+        return False
     if not older:
         return expected.whole
     return older.endswith(b" ") and int(older[:-1].rpartition(b" ")[2]) <= int(head)

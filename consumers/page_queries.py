@@ -3,9 +3,8 @@
 import sqlalchemy as sa
 
 from infra.database import reading
+from infra.slots import ID_MAX
 from infra.timelines import Kind
-
-ID_MAX = (1 << 63) - 1
 
 # The authors of a home page: the followed ones, celebrities too, and the reader himself.
 _AUTHORS = {

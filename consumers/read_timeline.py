@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from consumers import page_queries
+from consumers.read_tweet import read_live
 from infra.composition import Stores
 from infra.errors import InvalidInput, NotFound
 from infra.rebuild import BATCH_USERS_MAX, Outcome, activate, rebuild
@@ -79,17 +80,17 @@ class TimelineReader:
         if cursor.min_id is not None:
             return self._above(kind, user_id, cursor, cursor.min_id)
         tweets: list[Body] = []
-        below, state = cursor.max_id, State.COMPLETE
+        below, wanted = cursor.max_id, cursor.limit + 1  # one more says whether there are older ones
         for _ in range(ROUNDS_MAX):
-            ids, state = self._ids(kind, user_id, below, cursor.limit + 1)
-            ids = [one for one in ids if cursor.since_id is None or one > cursor.since_id]
-            tweets += self._live(ids[: cursor.limit + 1 - len(tweets)])
-            if len(ids) <= cursor.limit:
-                return _cut(tweets, cursor.limit, state)
-            if len(tweets) > cursor.limit:
-                return _cut(tweets, cursor.limit, state)
+            ids, state = self._ids(kind, user_id, below, wanted)
+            newer = [one for one in ids if cursor.since_id is None or one > cursor.since_id]
+            tweets += read_live(self._stores.bodies, newer)
+            last = len(ids) < wanted or (cursor.since_id is not None and ids[-1] <= cursor.since_id)
+            if last or len(tweets) >= wanted:
+                more = len(tweets) >= wanted
+                return Page(tweets[: cursor.limit], tweets[cursor.limit - 1].id if more else None, state)
             below = ids[-1]
-        return _cut(tweets, cursor.limit, State.PARTIAL)
+        return Page(tweets, below, State.PARTIAL)
 
     def _above(self, kind: Kind, user_id: int, cursor: Cursor, min_id: int) -> Page:
         """The oldest page above `min_id`; from memory while the floor is below it."""
@@ -101,19 +102,13 @@ class TimelineReader:
             ids = sorted({one for page in sources for one in page.entries if one > min_id})
         else:
             ids = page_queries.above(self._stores.engine, kind, user_id, min_id, cursor.max_id, cursor.limit * 2)
-        tweets = self._live(list(reversed(ids[: cursor.limit * 2])))[-cursor.limit :]
-        return Page(tweets, tweets[-1].id if tweets else None, state)
-
-    def _live(self, ids: Sequence[int]) -> list[Body]:
-        """The bodies of the live ones, in this order; a retweet of a deleted tweet is not live."""
-        bodies = self._stores.bodies.read(ids)
-        originals = {body.retweet_of for body in bodies.values() if body.retweet_of is not None}
-        live = self._stores.bodies.read(list(originals)) if originals else {}
-        return [
-            bodies[one]
-            for one in ids
-            if one in bodies and (bodies[one].retweet_of is None or bodies[one].retweet_of in live)
-        ]
+        tweets: list[Body] = []
+        for start in range(0, len(ids), cursor.limit):
+            tweets += read_live(self._stores.bodies, ids[start : start + cursor.limit])
+            if len(tweets) >= cursor.limit:
+                break
+        oldest = tweets[: cursor.limit]
+        return Page(oldest[::-1], oldest[0].id if oldest else None, state)
 
     def _ids(self, kind: Kind, user_id: int, below: int | None, wanted: int) -> tuple[list[int], State]:
         """Up to `wanted` ids, newest first, without a seam between memory and database."""
@@ -174,8 +169,3 @@ class TimelineReader:
     def _need_user(self, user_id: int) -> None:
         if not page_queries.user_exists(self._stores.engine, user_id):
             raise NotFound(f"user {user_id} does not exist")
-
-
-def _cut(tweets: list[Body], limit: int, state: State) -> Page:
-    more = len(tweets) > limit
-    return Page(tweets[:limit], tweets[limit - 1].id if more else None, state)

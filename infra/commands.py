@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.engine import make_url
 
+from infra import api_command
 from infra.cli import JsonFlag, print_json, say, settings_of
 from infra.coordinator import Coordinator
 from infra.database import upgrade
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(config, name="config")
     app.command()(coordinator)
     app.command()(registrar)
+    api_command.register(app)
     stack_commands.register(app)
 
 

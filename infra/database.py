@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from infra.errors import DatabaseUnavailable
 
@@ -95,6 +96,8 @@ def _our_errors(engine: sa.Engine) -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError) as error:
         raise _unavailable(engine, error) from error
+    except NoConnectionFree as error:
+        raise DatabaseUnavailable(f"all {POOL_CONNECTIONS_MAX} connections to PostgreSQL are in use: {error}") from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise _unavailable(engine, error) from error

@@ -10,7 +10,7 @@ FanfoldError                     exit 1
 ├── CheckFailed                  exit 1: a check ran and found differences
 ├── Undecodable                  a message that no known version of the code can read
 ├── Fenced                       a Redis node refused a write: old epoch, generation or call
-├── Superseded                   a newer producer has taken over; drop what is held
+├── Superseded                   a newer worker has taken over; drop what is held
 ├── TokenLost                    a rebuild is no longer mine; start again
 └── DependencyError              exit 3, HTTP 503, retriable: a server cannot be reached
     ├── DatabaseUnavailable
@@ -84,7 +84,7 @@ class Fenced(FanfoldError):
 
 
 class Superseded(FanfoldError):
-    """Raised when Kafka refuses a producer because a newer one has its transactional id."""
+    """Raised when Kafka or a Redis node refuses a worker because a newer one has its partition."""
 
 
 class TokenLost(FanfoldError):

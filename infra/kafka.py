@@ -44,6 +44,7 @@ def producer_config(bootstrap: str) -> dict[str, str | int | float | bool]:
         "message.max.bytes": MESSAGE_BYTES_MAX,
         "queue.buffering.max.kbytes": 65_536,
         "log.connection.close": False,
+        "log_level": 4,  # warnings; a purge on closing is none
     }
 
 

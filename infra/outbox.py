@@ -4,10 +4,12 @@ Next: producers/relay.py sends them.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import sqlalchemy as sa
 
 from infra.database import reading
+from infra.errors import DatabaseUnavailable
 from infra.events import Activity, encode_activity
 from infra.topics import ACTIVITY
 
@@ -44,8 +46,9 @@ def append(connection: sa.Connection, events: Sequence[Activity]) -> None:
 
 
 def wake_relay(engine: sa.Engine) -> None:
-    """Wakes a sleeping relay; call it after the commit. A lost wake-up costs one slow poll."""
-    with reading(engine) as connection:
+    """Wakes a sleeping relay; call it after the commit. A lost wake-up costs one slow poll, so it never fails: the
+    caller's transaction is committed, and an error would make him repeat it."""
+    with suppress(DatabaseUnavailable), reading(engine) as connection:
         connection.execute(_WAKE, {"channel": CHANNEL, "shard": SHARD})
 
 

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from infra.errors import Fenced, RedisUnavailable
+from infra.errors import Fenced, RedisUnavailable, Superseded
 
 LIBRARY = "fanfold"
 CALL_TIMEOUT_S = 5.0  # a bounded call takes under 0.1 s; a busy two-core machine can hold it back for a second
@@ -76,6 +76,8 @@ class RedisNode:
 
     def _refusal(self, error: redis.ResponseError) -> Exception:
         text = str(error)
+        if text.startswith("SUPERSEDED"):
+            return Superseded(f"Redis node {self.name} refused an old worker: {text}")
         if text.startswith("FENCED"):
             return Fenced(f"Redis node {self.name} refused a write: {text}")
         if text.startswith(("LOADING", "BUSY", "Function not found", "ERR Function not found")):

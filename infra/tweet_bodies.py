@@ -60,9 +60,15 @@ class TweetBodies:
 
     def bury(self, ids: Sequence[int]) -> None:
         """Tombstones in every cluster. Raises `RedisUnavailable` when one cannot be written; repeating is safe."""
+        away: RedisUnavailable | None = None
         for cluster in CLUSTERS:
             for node, part in self._by_node(cluster, ids).items():
-                node.commands([("SET", redis_keys.body(one), TOMBSTONE, "EX", BODY_TTL_S) for one in part])
+                try:
+                    node.commands([("SET", redis_keys.body(one), TOMBSTONE, "EX", BODY_TTL_S) for one in part])
+                except RedisUnavailable as error:
+                    away = error  # the other nodes get theirs all the same
+        if away is not None:
+            raise away
 
     def _cached(self, ids: Sequence[int]) -> dict[int, bytes]:
         for cluster in random.sample(CLUSTERS, len(CLUSTERS)):

@@ -32,13 +32,18 @@ class FollowRows:
         """A pair of user ids."""
         return parse_follow(data, self._columns)
 
+    def stage(self, connection: sa.Connection, rows: Sequence[Numbered[Follow]]) -> None:
+        """Line, follower, author."""
+        connection.execute(_STAGE)
+        copy_rows(connection, "line, follower_id, author_id", ((number, *pair) for number, pair in rows))
+
     def lock(self, connection: sa.Connection) -> None:
         """Users: they are also created without the lock that imports and publishes share."""
         connection.execute(_LOCK_USERS)
 
     def refused(self, connection: sa.Connection, rows: Sequence[Numbered[Follow]]) -> dict[int, str]:
         """A missing user cannot be created when another one has the handle he would get."""
-        ids = list({user_id for _, pair in rows for user_id in pair})
+        ids = sorted({user_id for _, pair in rows for user_id in pair})
         holders = {row.id: row.holder for row in connection.execute(_HANDLE_TAKEN, {"ids": ids})}
         return {
             number: f"user {user_id} cannot be created: user {holders[user_id]} has the handle u{user_id}"
@@ -49,8 +54,6 @@ class FollowRows:
 
     def write(self, connection: sa.Connection, rows: Sequence[Numbered[Follow]]) -> Written:
         """Writes `followed` events only when some user is active: whoever becomes active later reads the follows."""
-        connection.execute(_STAGE)
-        copy_rows(connection, "COPY staged (follower_id, author_id) FROM STDIN", (pair for _, pair in rows))
         users = connection.execute(_INSERT_USERS).rowcount
         if not connection.execute(_SOMEBODY_IS_ACTIVE).scalar_one():
             return Written(connection.execute(_INSERT_FOLLOWS).rowcount, users)
@@ -65,26 +68,31 @@ class FollowRows:
         connection.execute(_PROMOTE, {"threshold": self._threshold})
 
 
-# The users it would create whose handle somebody else has.
+# The users it would create whose handle somebody else has. The inner SELECTs make it look up each user by an index,
+# whatever the statistics say: they are old during an import, and a join would read all users for every batch.
 _HANDLE_TAKEN = sa.text(
     """
-    SELECT wanted.id, holder.id AS holder
-    FROM unnest(CAST(:ids AS bigint[])) AS wanted (id)
-    JOIN users AS holder ON holder.handle = 'u' || wanted.id AND holder.id <> wanted.id
-    WHERE NOT EXISTS (SELECT FROM users WHERE users.id = wanted.id)
+    SELECT id, holder
+    FROM (
+        SELECT id, (SELECT users.id FROM users WHERE users.handle = 'u' || missing.id) AS holder
+        FROM unnest(CAST(:ids AS bigint[])) AS missing (id)
+        WHERE (SELECT users.id FROM users WHERE users.id = missing.id) IS NULL
+        OFFSET 0
+    ) AS looked_up
+    WHERE holder IS NOT NULL
     """
 )
 
 _LOCK_USERS = sa.text("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
 
-_STAGE = sa.text("CREATE TEMPORARY TABLE staged (follower_id bigint, author_id bigint) ON COMMIT DROP")
+_STAGE = sa.text("CREATE TEMPORARY TABLE staged (line bigint, follower_id bigint, author_id bigint) ON COMMIT DROP")
 
 _INSERT_USERS = sa.text(
     """
     INSERT INTO users (id, handle)
     SELECT id, 'u' || id FROM (SELECT follower_id FROM staged UNION SELECT author_id FROM staged) AS named (id)
-    WHERE NOT EXISTS (SELECT FROM users WHERE users.id = named.id)
     ORDER BY id
+    ON CONFLICT (id) DO NOTHING
     """
 )
 
@@ -98,7 +106,7 @@ _INSERT_FOLLOWS = sa.text(
 
 _INSERT_FOLLOWS_RETURNING = sa.text(_INSERT_FOLLOWS.text + " RETURNING follower_id, author_id")
 
-_SOMEBODY_IS_ACTIVE = sa.text("SELECT EXISTS (SELECT FROM users WHERE active_until > now())")
+_SOMEBODY_IS_ACTIVE = sa.text("SELECT coalesce(max(active_until) > now(), false) FROM users")
 
 # The one place that says who is a celebrity after an import. At the threshold an author is still pushed.
 _PROMOTE = sa.text(

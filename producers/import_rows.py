@@ -1,7 +1,8 @@
 """What the importer needs to know of one kind of file, and COPY. The kinds: import_follows.py and import_tweets.py.
 
-The caller of `write` holds the import's lock (`lock_for_import`), so no publish runs beside it: what is looked up in
-the transaction stays true until its commit (G1), and the outbox rows are in commit order for every author (G2).
+A batch is staged by COPY into a temporary table before the import's lock is taken. Under the lock there are only
+statements between which the server's time-out of idle transactions runs: it does not run inside a COPY, and a frozen
+importer would hold up all publishers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,6 +38,9 @@ class Rows(Protocol[T]):
     def parse(self, data: bytes) -> T:
         """What a line says. Raises `InvalidInput`."""
 
+    def stage(self, connection: sa.Connection, rows: Sequence[Numbered[T]]) -> None:
+        """Copies rows into the temporary table `staged`, which has a column `line`."""
+
     def lock(self, connection: sa.Connection) -> None:
         """What has to stand still during a batch beside what the import's lock holds still."""
 
@@ -44,22 +48,24 @@ class Rows(Protocol[T]):
         """Line numbers and reasons of the rows that the database speaks against."""
 
     def write(self, connection: sa.Connection, rows: Sequence[Numbered[T]]) -> Written:
-        """Writes rows and events in this order."""
+        """Writes what is staged, and its events, in this order. `rows` says the same as `staged`.
+
+        No publish runs beside it: what is looked up stays true until the commit (G1), and the outbox rows are in commit
+        order for every author (G2).
+        """
 
     def finish(self, connection: sa.Connection) -> None:
         """What the last batch of a file also does, in its transaction."""
 
 
-def copy_rows(connection: sa.Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-    """COPY through SQLAlchemy's connection, in its transaction. Raises `DatabaseUnavailable`."""
+def copy_rows(connection: sa.Connection, columns: str, rows: Iterable[Sequence[Any]]) -> None:
+    """COPY into `staged` on SQLAlchemy's connection, in its transaction. Raises `DatabaseUnavailable`."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        with driver.cursor() as cursor, cursor.copy(f"COPY staged ({columns}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
-    except psycopg.Error as error:
-        if not (driver.broken or isinstance(error, psycopg.OperationalError)):
-            raise
+    except psycopg.OperationalError as error:
         where = connection.engine.url.render_as_string(hide_password=True)
         raise DatabaseUnavailable(f"PostgreSQL at {where}: {str(error).splitlines()[0]}") from error

@@ -30,6 +30,15 @@ class TweetRows:
         """A tweet without an id."""
         return parse_tweet(data, self._clock_ms())
 
+    def stage(self, connection: sa.Connection, rows: Sequence[Numbered[ImportedTweet]]) -> None:
+        """Line, author, text, time."""
+        connection.execute(_STAGE)
+        staged = (
+            (number, tweet.author_id, tweet.text, UNIX_START + timedelta(milliseconds=tweet.time_ms))
+            for number, tweet in rows
+        )
+        copy_rows(connection, "line, author_id, text, created_at", staged)
+
     def lock(self, connection: sa.Connection) -> None:
         """Nothing more."""
 
@@ -43,20 +52,12 @@ class TweetRows:
 
     def write(self, connection: sa.Connection, rows: Sequence[Numbered[ImportedTweet]]) -> Written:
         """Each tweet gets the next free id of its millisecond."""
-        tweets = [tweet for _, tweet in rows]
-        ids = make_ids([tweet.time_ms for tweet in tweets], lambda times_ms: _last_ids(connection, times_ms))
-        copy_rows(
-            connection,
-            "COPY tweets (id, author_id, text, created_at) FROM STDIN",
-            (
-                (tweet_id, tweet.author_id, tweet.text, UNIX_START + timedelta(milliseconds=tweet.time_ms))
-                for tweet_id, tweet in zip(ids, tweets, strict=True)
-            ),
-        )
+        ids = make_ids([tweet.time_ms for _, tweet in rows], lambda times_ms: _last_ids(connection, times_ms))
+        connection.execute(_INSERT_TWEETS, {"lines": [number for number, _ in rows], "ids": ids})
         now_ms = self._clock_ms()
         events = [
             Activity(ActivityType.POSTED, tweet.author_id, tweet_id, now_ms)
-            for tweet_id, tweet in zip(ids, tweets, strict=True)
+            for tweet_id, (_, tweet) in zip(ids, rows, strict=True)
         ]
         outbox.append(connection, events)
         return Written(len(ids), events=len(events))
@@ -75,7 +76,7 @@ def make_ids(times_ms: Sequence[int], last_ids: Callable[[Sequence[int]], Mappin
     left = list(enumerate(times_ms))
     while left:
         unknown = sorted({time_ms for _, time_ms in left} - free.keys())
-        used = last_ids(unknown)
+        used = last_ids(unknown) if unknown else {}
         free |= {time_ms: used.get(time_ms, snowflake(time_ms, 0, 0) - 1) + 1 for time_ms in unknown}
         full: list[tuple[int, int]] = []
         for place, time_ms in left:
@@ -96,6 +97,19 @@ def _last_ids(connection: sa.Connection, times_ms: Sequence[int]) -> dict[int, i
 
 
 _KNOWN_USERS = sa.text("SELECT id FROM users WHERE id = ANY (CAST(:ids AS bigint[]))")
+
+_STAGE = sa.text(
+    "CREATE TEMPORARY TABLE staged (line bigint, author_id bigint, text text, created_at timestamptz) ON COMMIT DROP"
+)
+
+_INSERT_TWEETS = sa.text(
+    """
+    INSERT INTO tweets (id, author_id, text, created_at)
+    SELECT made.id, author_id, text, created_at
+    FROM staged JOIN unnest(CAST(:lines AS bigint[]), CAST(:ids AS bigint[])) AS made (line, id) USING (line)
+    ORDER BY made.id
+    """
+)
 
 _LAST_IDS = sa.text(
     """

@@ -169,14 +169,14 @@ class _Import(Generic[T]):
         parsed, wrong = self._parsed(lines)
         with transaction(self._engine) as connection:
             connection.execute(_LIMITS)
+            self._rows.stage(connection, parsed)
             lock_for_import(connection)
             self._rows.lock(connection)
             done = _lines_done(connection, self._name)
             rows = [row for row in parsed if row[0] > done]  # another import of the same file may be ahead
             bad = [line for line in wrong if line.number > done] + self._refused(connection, rows, lines)
             self._check_strict(bad)
-            refused = {line.number for line in bad}
-            good = [row for row in rows if row[0] not in refused]
+            good = self._keep(connection, parsed, {row[0] for row in rows} - {line.number for line in bad})
             written = self._rows.write(connection, good)
             bad_file.write(sorted(bad))
             # A file without one good line so far leaves no trace, so that it can be imported once it is mended.
@@ -190,6 +190,12 @@ class _Import(Generic[T]):
         self._counts.imported += written.rows
         self._counts.bad += len(bad)
         self._counts.users += written.users
+
+    def _keep(self, connection: sa.Connection, staged: list[Numbered[T]], numbers: set[int]) -> list[Numbered[T]]:
+        dropped = [number for number, _ in staged if number not in numbers]
+        if dropped:
+            connection.execute(_DROP_STAGED, {"lines": dropped})
+        return [row for row in staged if row[0] in numbers]
 
     def _parsed(self, lines: list[Line]) -> tuple[list[Numbered[T]], list[BadLine]]:
         rows: list[Numbered[T]] = []
@@ -242,6 +248,10 @@ def _lines_done(connection: sa.Connection, name: str) -> int:
 # A frozen importer must not hold up publishers for longer than a frozen publisher may hold up its author.
 _LIMITS = sa.text(
     f"SET LOCAL lock_timeout = {WAIT_MS}; SET LOCAL idle_in_transaction_session_timeout = {LOCK_TIMEOUT_MS}"
+)
+
+_DROP_STAGED = sa.text(
+    "DELETE FROM staged USING unnest(CAST(:lines AS bigint[])) AS dropped (line) WHERE staged.line = dropped.line"
 )
 
 _DONE = sa.text("SELECT lines FROM imports WHERE name = :name")

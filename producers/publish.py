@@ -153,7 +153,7 @@ class Publisher:
         return connection.execute(
             sa.text("SELECT id, handle FROM users WHERE id = :id OR handle = :handle"),
             {"id": user_id, "handle": handle},
-        ).one()
+        ).first()
 
     def _post_batch(self, batch: Sequence[NewTweet]) -> list[Tweet]:
         with transaction(self._engine) as connection:

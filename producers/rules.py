@@ -4,9 +4,9 @@ import re
 import unicodedata
 
 from infra.errors import InvalidInput
+from infra.slots import ID_MAX
 
 TEXT_MAX = 280  # code points after NFC
-ID_MAX = (1 << 63) - 1  # PostgreSQL's bigint
 HANDLE = re.compile(r"[A-Za-z0-9_]{1,30}")
 
 

@@ -25,6 +25,7 @@ from streams.batches import end_process, work_in_batches
 from streams.dead_letters import DeadLetter, DeadLetters
 from streams.deliver import Deliverer, receive
 from streams.fan_out import FanOut
+from streams.in_order import InOrderConsumer
 
 SESSION_S = 10
 HEARTBEAT_S = 2
@@ -65,6 +66,7 @@ def create_app(parts: Parts) -> faust.App:
         stream_publish_on_commit=False,
         worker_redirect_stdouts=False,
     )
+    app.transport.Consumer = InOrderConsumer
     _add_agent(app, ACTIVITY, "fan_out", FanOutWork(parts))
     _add_agent(app, DELIVERIES, "deliver", DeliverWork(parts))
     return app
@@ -143,6 +145,9 @@ class DeliverWork:
         while True:
             try:
                 self._deliverer(message.partition, message.generation_id).apply(messages)
+            except Superseded as error:
+                metrics.FENCED.labels("redis").inc()
+                end_process(f"another worker has this partition: {error}")
             except DependencyError as error:
                 log.warning("deliver waits", partition=message.partition, error=str(error))
                 time.sleep(RETRY_S)

@@ -68,9 +68,13 @@ local function take_call(partition, epoch, generation, call)
   local record = redis.call('HMGET', key, 'epoch', 'generation', 'call', 'applied')
   if record[1] == epoch then
     local had_generation, had_call = tonumber(record[2]), tonumber(record[3])
-    if generation < had_generation or (generation == had_generation and call <= had_call) then
+    if generation < had_generation then
+      return nil, redis.error_reply('SUPERSEDED generation ' .. generation .. ' of partition ' .. partition ..
+        ': the node has seen ' .. had_generation)
+    end
+    if generation == had_generation and call <= had_call then
       return nil, redis.error_reply('FENCED call ' .. generation .. '/' .. call .. ' of partition ' .. partition ..
-        ' but the node has seen ' .. had_generation .. '/' .. had_call)
+        ': the node has seen ' .. had_call)
     end
   end
   redis.call('HSET', key, 'epoch', epoch, 'generation', generation, 'call', call)

@@ -8,7 +8,7 @@ import pytest
 
 from infra import redis_keys
 from infra.composition import Stores
-from infra.errors import Fenced
+from infra.errors import Fenced, Superseded
 from infra.redis_node import RedisNode
 
 LENGTH = 80
@@ -312,7 +312,7 @@ def test_an_older_generation_is_refused_and_a_newer_starts_again_at_one(node: No
     newer = Node(node.redis, generation=2)
     newer.deliver(1, HOME)
 
-    with pytest.raises(Fenced):
+    with pytest.raises(Superseded):
         node.deliver(2, HOME)
     assert node.listed(HOME) == [0, 1]
 

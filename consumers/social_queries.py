@@ -1,0 +1,78 @@
+"""Questions to the database about users: who one is, who follows him, and whom he follows."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from consumers.page_queries import ID_MAX
+from consumers.read_timeline import Cursor
+from infra.database import reading
+from infra.errors import NotFound
+
+# Pages in the order of an index: (author_id, follower_id) for followers, (follower_id, author_id) for following.
+_PAGE = """
+    SELECT users.id, users.handle FROM follows JOIN users ON users.id = follows.{other}
+    WHERE follows.{one} = :user AND follows.{other} > :above AND follows.{other} <= :highest
+    ORDER BY follows.{other} {order} LIMIT :wanted
+"""
+_FOLLOWERS = {
+    order: sa.text(_PAGE.format(one="author_id", other="follower_id", order=order)) for order in ("DESC", "ASC")
+}
+_FOLLOWING = {
+    order: sa.text(_PAGE.format(one="follower_id", other="author_id", order=order)) for order in ("DESC", "ASC")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as readers show him."""
+
+    id: int
+    handle: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserPage:
+    """Users, the highest id first. `next_max_id` asks for the following ones; None when there are none."""
+
+    users: list[User]
+    next_max_id: int | None
+
+
+def user(engine: sa.Engine, user_id: int) -> User:
+    """One user. Raises `NotFound`."""
+    with reading(engine) as connection:
+        return _need_user(connection, user_id)
+
+
+def followers(engine: sa.Engine, user_id: int, cursor: Cursor) -> UserPage:
+    """A page of a user's followers, by id. Raises `NotFound`."""
+    return _page(engine, _FOLLOWERS, user_id, cursor)
+
+
+def following(engine: sa.Engine, user_id: int, cursor: Cursor) -> UserPage:
+    """A page of those whom a user follows, by id. Raises `NotFound`."""
+    return _page(engine, _FOLLOWING, user_id, cursor)
+
+
+def _page(engine: sa.Engine, queries: dict[str, sa.TextClause], user_id: int, cursor: Cursor) -> UserPage:
+    upwards = cursor.min_id is not None
+    limits = {
+        "user": user_id,
+        "highest": ID_MAX if cursor.max_id is None else cursor.max_id - 1,
+        "above": cursor.min_id if cursor.min_id is not None else cursor.since_id or 0,
+        "wanted": cursor.limit + (not upwards),
+    }
+    with reading(engine) as connection:
+        _need_user(connection, user_id)
+        found = [User(*row) for row in connection.execute(queries["ASC" if upwards else "DESC"], limits)]
+    if upwards:
+        return UserPage(found[::-1], found[0].id if found else None)
+    return UserPage(found[: cursor.limit], found[cursor.limit - 1].id if len(found) > cursor.limit else None)
+
+
+def _need_user(connection: sa.Connection, user_id: int) -> User:
+    row = connection.execute(sa.text("SELECT id, handle FROM users WHERE id = :id"), {"id": user_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"user {user_id} does not exist")
+    return User(*row)

@@ -1,0 +1,97 @@
+"""The process that serves the HTTP API: one socket on loopback, ready when it listens, gone 5 s after a signal."""
+
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import threading
+from typing import NoReturn
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from infra.composition import stores
+from infra.errors import ConfigurationError, DependencyError
+from infra.http import create_app
+from infra.readiness import announce_ready
+from infra.settings import Settings
+
+GRACE_S = 3  # requests under way may end in this time
+STOP_S = 4.0  # then a thread that waits for a frozen server does not hold the process any longer
+
+log = structlog.get_logger()
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or Ctrl-C. Raises `ConfigurationError` and `DependencyError` before it listens."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    with bound_socket(settings) as bound, stores(settings) as opened:
+        log.debug("shard map known", epoch=opened.clusters.shard_map.epoch, threshold=opened.timelines.live.threshold)
+        ApiServer(create_app(opened), settings).run([bound])
+
+
+def bound_socket(settings: Settings) -> socket.socket:
+    """A socket bound to the settings' address, which must be loopback: that one is checked which is then bound."""
+    host, port = settings.api_host, settings.api_port
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError):
+        raise ConfigurationError(f"FANFOLD_API_HOST is {host!r}, which is not a known address") from None
+    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+        raise ConfigurationError(
+            f"FANFOLD_API_HOST is {host!r}, but must be a loopback address such as 127.0.0.1: "
+            "the acting user is whoever a header names, so nobody else may connect"
+        )
+    bound = socket.socket(family, kind)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
+        raise DependencyError(f"port {port} on {host} {reason}; choose another one with FANFOLD_API_PORT") from None
+    return bound
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn that announces readiness when it listens, and ends in time."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_S,
+                ws="none",
+            )
+        )
+        self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens, and then says so."""
+        await super().startup(sockets)
+        for bound in sockets or []:
+            log.info("listening", host=bound.getsockname()[0], port=bound.getsockname()[1])
+        announce_ready(self._settings)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Lets requests end. A thread cannot be cancelled: at `STOP_S` the process ends with it."""
+        last = threading.Timer(STOP_S, _end)
+        last.daemon = True
+        last.start()
+        await super().shutdown(sockets)
+
+
+def _leave(*_: object) -> NoReturn:
+    """The end that was asked for: uvicorn raises a signal again after its shutdown, and this one is no failure."""
+    raise SystemExit(0)
+
+
+def _end() -> None:
+    log.warning("stopped with requests unanswered", after_s=STOP_S)
+    os._exit(0)

@@ -1,0 +1,170 @@
+"""Problem documents (RFC 9457): every error of the HTTP API as application/problem+json, whoever raised it.
+
+What the caller can mend is said in full; of what he cannot, only that it is so: the log has the rest.
+"""
+
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.routing import Match
+
+from infra.errors import DatabaseUnavailable, FanfoldError, KafkaUnavailable, RedisUnavailable, ZooKeeperUnavailable
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1  # a server that restarts and a rebuild that runs both take about as long
+SHOWN_CHARACTERS_MAX = 80  # of a refused value
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+KINDS = {
+    400: "malformed-request",
+    401: "acting-user-missing",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    409: "conflict",
+    413: "body-too-large",
+    422: "invalid-input",
+    500: "internal-error",
+    503: "unavailable",
+}
+SERVERS: Mapping[type[FanfoldError], str] = {
+    DatabaseUnavailable: "PostgreSQL",
+    KafkaUnavailable: "Kafka",
+    RedisUnavailable: "Redis",
+    ZooKeeperUnavailable: "ZooKeeper",
+}
+
+log = structlog.get_logger()
+
+
+class Problem(BaseModel):
+    """What every error is answered with. `type` is stable; `detail` is a sentence about this one request."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:fanfold:problem:not-found",
+                    "title": "Not found",
+                    "status": 404,
+                    "detail": "user 1007 does not exist",
+                }
+            ]
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None, kind: str = "") -> JSONResponse:
+    """The answer. `kind`, in kebab case, is the end of the type and the words of the title."""
+    kind = kind or KINDS.get(status, "error")
+    body = Problem(
+        type=f"urn:fanfold:problem:{kind}",
+        title=kind.replace("-", " ").capitalize(),
+        status=status,
+        detail=detail.encode("utf-8", "backslashreplace").decode(),
+    )
+    if status == 503:
+        headers = {"Retry-After": str(RETRY_AFTER_S)} | (headers or {})
+    return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These problems as the OpenAPI document names them in a route's `responses`."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": KINDS[status].replace("-", " ").capitalize(), "content": {MEDIA_TYPE: schema}}
+        for status in statuses
+    }
+
+
+def shown(value: object) -> str:
+    """A refused value, in quotes when it is text, cut in the middle when it is long or deep."""
+    return _SHORT.repr(value)
+
+
+def answer_problems(app: FastAPI) -> None:
+    """Makes `app` answer its errors with problem documents. Unexpected ones are met in http_frame.py."""
+    app.add_exception_handler(FanfoldError, _fanfold_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+async def _fanfold_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, FanfoldError)
+    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
+    status = 503 if error.retriable else error.http_status
+    if status < 500:
+        return problem(status, str(error), kind=kind)
+    log.warning("request not served", method=request.method, path=request.url.path, error=str(error), kind=kind)
+    if status != 503:
+        return problem(500, "an unexpected error; the server's log has it")
+    server = SERVERS.get(type(error), "a part of the server")
+    return problem(503, f"{server} cannot do its part at the moment; try again", kind=kind)
+
+
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    status = 400 if any(one["type"] == "json_invalid" for one in found) else 422
+    return problem(status, "; ".join(_sentence(one) for one in found))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail, headers = error.detail, dict(error.headers or {})
+    path = shown(request.url.path)
+    if error.status_code == 400:
+        detail = "the body is not JSON: it is not UTF-8, is nested too deep, or holds a number of thousands of digits"
+    if error.status_code == 404:
+        detail = f"there is nothing at {path}; /docs shows what there is"
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
+        detail = f"{request.method} cannot be done at {path}; possible there: {headers['Allow']}"
+    return problem(error.status_code, detail, headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes of this path, not only of the first one."""
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    routes: Sequence[Any] = request.app.router.routes
+    return [
+        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    kind, place = error["type"], error["loc"]
+    name = ".".join(map(str, place[1:])) or "the body"
+    if kind == "json_invalid":
+        return f"the body is not JSON: {error['ctx']['error']} at character {place[-1]}"
+    if kind == "missing":
+        return f"{name} is missing"
+    if kind == "extra_forbidden":
+        return f"{shown(name)} is not a field of this request"
+    if kind == "model_attributes_type":
+        return "the body must be a JSON object, sent as Content-Type: application/json"
+    if kind == "value_error":
+        return f"{name} is {shown(error['input'])}, but must be {error['ctx']['error']}"
+    return f"{name} is {shown(error['input'])}, but must be {_rule(error)}"
+
+
+def _rule(error: dict[str, Any]) -> str:
+    message = str(error["msg"]).removeprefix("Input should be ")
+    return message[:1].lower() + message[1:]
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = SHOWN_CHARACTERS_MAX

@@ -1,0 +1,160 @@
+"""The relay on real PostgreSQL and Kafka: everything committed, in order, at least once, by one owner."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import sqlalchemy as sa
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from infra import outbox
+from infra.errors import Superseded
+from infra.events import Activity, decode_activity
+from infra.kafka import TransactionalProducer
+from infra.settings import Settings
+from infra.topics import ACTIVITY
+from producers.publish import NewTweet, Publisher
+from producers.relay import RELAY_LOCK_CLASS, Ownership, Relay
+
+MakeUsers = Callable[[int], list[int]]
+
+
+@contextmanager
+def reading_from_now(bootstrap: str) -> Iterator[Callable[[], list[Activity]]]:
+    """A function that returns what was committed to the activity log since."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "test", "enable.auto.commit": False, "enable.partition.eof": True}
+    )
+    partitions = range(ACTIVITY.partitions)
+    starts = [
+        TopicPartition(ACTIVITY.name, one, consumer.get_watermark_offsets(TopicPartition(ACTIVITY.name, one))[1])
+        for one in partitions
+    ]
+
+    def read() -> list[Activity]:
+        consumer.assign(starts)
+        found, open_ = [], set(partitions)
+        while open_:
+            message = consumer.poll(10)
+            assert message is not None, "Kafka did not answer within 10 s"
+            if message.error() is None:
+                found.append(decode_activity(message.value()))
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                open_.discard(message.partition())
+        return found
+
+    yield read
+    consumer.close()
+
+
+@contextmanager
+def running(relay: Relay) -> Iterator[None]:
+    stop, active = threading.Event(), threading.Event()
+    thread = threading.Thread(target=relay.run, args=(stop, active))
+    thread.start()
+    try:
+        assert active.wait(20)
+        yield
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 20) -> None:
+    done = threading.Event()
+    for _ in range(int(limit_s / 0.02)):
+        if condition():
+            return
+        done.wait(0.02)
+    raise AssertionError(f"not within {limit_s} s")
+
+
+@pytest.fixture
+def relay(engine: sa.Engine, settings: Settings) -> Relay:
+    return Relay(engine, settings.database_url, settings.kafka_bootstrap)
+
+
+def test_what_is_published_is_relayed_in_order_and_marked(
+    relay: Relay, publisher: Publisher, engine: sa.Engine, settings: Settings, make_users: MakeUsers
+) -> None:
+    [author] = make_users(1)
+    with reading_from_now(settings.kafka_bootstrap) as relayed, running(relay):
+        first = [publisher.post(NewTweet(author, f"tweet {number}")).id for number in range(20)]
+        wait_until(lambda: outbox.unsent(engine) == 0)
+        second = publisher.post(NewTweet(author, "after a sleep")).id
+        wait_until(lambda: outbox.unsent(engine) == 0)
+
+        assert [event.other_id for event in relayed()] == [*first, second]
+
+
+def test_a_crash_between_commit_and_mark_sends_again_in_the_same_order(
+    relay: Relay,
+    publisher: Publisher,
+    settings: Settings,
+    make_users: MakeUsers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [author] = make_users(1)
+    ids = [tweet.id for tweet in publisher.post_many([NewTweet(author, f"{number}") for number in range(5)])]
+
+    def die(_: object) -> None:
+        raise OSError("killed before the mark")
+
+    with reading_from_now(settings.kafka_bootstrap) as relayed:
+        producer = TransactionalProducer(settings.kafka_bootstrap, "test-relay")
+        with monkeypatch.context() as patch:
+            patch.setattr(relay, "_mark", die)
+            with pytest.raises(OSError, match="before the mark"):
+                relay.step(producer)
+        assert relay.step(producer) == 5
+        assert relay.step(producer) == 0
+
+        assert [event.other_id for event in relayed()] == [*ids, *ids]
+
+
+def test_a_superseded_relay_cannot_get_its_buffer_in(
+    relay: Relay, publisher: Publisher, engine: sa.Engine, settings: Settings, make_users: MakeUsers
+) -> None:
+    [author] = make_users(1)
+    with reading_from_now(settings.kafka_bootstrap) as relayed:
+        old = TransactionalProducer(settings.kafka_bootstrap, "test-fenced-relay")
+        new = TransactionalProducer(settings.kafka_bootstrap, "test-fenced-relay")
+        tweet = publisher.post(NewTweet(author, "hello"))
+
+        with pytest.raises(Superseded):
+            relay.step(old)
+        assert outbox.unsent(engine) == 1
+        relay.step(new)
+
+        assert [event.other_id for event in relayed()] == [tweet.id]
+
+
+def test_one_relay_owns_the_outbox_until_its_session_ends(settings: Settings) -> None:
+    first, second = Ownership(settings.database_url), Ownership(settings.database_url)
+
+    assert first.try_take()
+    assert not second.try_take()
+    first.give_back()
+    wait_until(second.try_take)
+    second.give_back()
+
+
+def test_a_frozen_owner_loses_the_outbox(settings: Settings, engine: sa.Engine) -> None:
+    """No ping for 3 s: the server ends the session, as it does when the process is stopped."""
+    frozen, next_ = Ownership(settings.database_url), Ownership(settings.database_url)
+    assert frozen.try_take()
+
+    wait_until(next_.try_take, limit_s=10)
+
+    frozen.ping()
+    assert frozen.lost.is_set()
+    next_.give_back()
+    with engine.connect() as connection:
+        held = connection.execute(
+            sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :class AND database = "
+                    "(SELECT oid FROM pg_database WHERE datname = current_database())"),
+            {"class": RELAY_LOCK_CLASS},
+        ).scalar_one()
+    assert held == 0

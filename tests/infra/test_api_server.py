@@ -1,0 +1,30 @@
+"""Where the HTTP API may listen."""
+
+import socket
+
+import pytest
+
+from infra.api_server import bound_socket
+from infra.errors import ConfigurationError, DependencyError
+from infra.settings import Settings
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "localhost"])
+def test_the_server_listens_on_loopback(host: str) -> None:
+    with bound_socket(Settings(api_host=host, api_port=0)) as bound:
+        assert bound.getsockname()[1] > 0
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "0", "::", "192.0.2.1", "", "no such host", "a" * 70])
+def test_the_server_refuses_to_listen_anywhere_else(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="FANFOLD_API_HOST is") as refusal:
+        bound_socket(Settings(api_host=host, api_port=0))
+    assert refusal.value.exit_code == 2
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(DependencyError, match=f"port {port} on 127.0.0.1 is in use") as refusal:
+            bound_socket(Settings(api_port=port))
+    assert refusal.value.exit_code == 3

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import Undecodable
+from infra.events import (
+    Activity,
+    ActivityType,
+    Delivery,
+    DeliveryKind,
+    decode_activity,
+    decode_deliveries,
+    encode_activity,
+    encode_deliveries,
+)
+
+IDS = st.integers(min_value=1, max_value=(1 << 63) - 1)
+ACTIVITIES = st.builds(Activity, st.sampled_from(ActivityType), IDS, IDS, IDS)
+ARRAYS = st.lists(IDS, max_size=20).map(lambda ids: np.array(ids, dtype=">u8"))
+DELIVERIES = st.builds(Delivery, st.sampled_from(DeliveryKind), IDS, IDS, ARRAYS, ARRAYS)
+
+
+@given(ACTIVITIES)
+def test_an_activity_survives_its_encoding(activity: Activity) -> None:
+    assert decode_activity(encode_activity(activity).encode()) == activity
+
+
+@given(st.lists(DELIVERIES, max_size=5))
+def test_delivery_records_survive_their_encoding(records: list[Delivery]) -> None:
+    decoded = decode_deliveries(encode_deliveries(records))
+
+    assert len(decoded) == len(records)
+    for record, again in zip(records, decoded, strict=True):
+        assert (again.kind, again.subject, again.published_ms) == (record.kind, record.subject, record.published_ms)
+        assert again.targets.tolist() == record.targets.tolist()
+        assert again.ids.tolist() == record.ids.tolist()
+
+
+def test_an_activity_with_a_later_field_is_read() -> None:
+    later = b'{"version":1,"type":"posted","author_id":"1","tweet_id":"2","published_ms":3,"mood":"good"}'
+
+    assert decode_activity(later) == Activity(ActivityType.POSTED, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"version":2,"type":"posted","author_id":"1","tweet_id":"2","published_ms":3}',
+        b'{"version":1,"type":"liked","author_id":"1","tweet_id":"2","published_ms":3}',
+        b'{"version":1,"type":"posted","author_id":"one","tweet_id":"2","published_ms":3}',
+        b'{"version":1,"type":"posted","author_id":"1","published_ms":3}',
+    ],
+)
+def test_what_is_no_activity_is_undecodable(data: bytes | None) -> None:
+    with pytest.raises(Undecodable):
+        decode_activity(data)
+
+
+GOOD = encode_deliveries([Delivery(DeliveryKind.DELIVER, 5, 6, np.array([1, 2], dtype=">u8"))])
+
+
+@pytest.mark.parametrize(
+    "data", [None, b"", b"\x02" + GOOD[1:], GOOD[:-1], GOOD[:10], GOOD + b"\x01", b"\x01\x63" + GOOD[2:]]
+)
+def test_what_is_no_delivery_message_is_undecodable(data: bytes | None) -> None:
+    with pytest.raises(Undecodable):
+        decode_deliveries(data)

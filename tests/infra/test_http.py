@@ -1,0 +1,147 @@
+"""The HTTP API's frame without servers: every error is a problem document, and bodies are bounded."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from infra import http_frame
+from infra.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    FanfoldError,
+    Fenced,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    RedisUnavailable,
+    Superseded,
+    TokenLost,
+)
+from infra.http_frame import BODY_BYTES_MAX
+from tests.http_client import Client, client_of, problem_of, unreachable_stores
+
+SECRET = "postgresql://user:secret@db"
+
+
+@pytest.fixture
+def client() -> Client:
+    return client_of(unreachable_stores())
+
+
+def failing(client: Client, error: Exception) -> Client:
+    """The client of an app that has one more route, which fails."""
+
+    def fail() -> None:
+        raise error
+
+    client.app.add_api_route("/failing", fail)
+    return client
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (InvalidInput("five is right out"), 422, "invalid-input"),
+        (NotFound("user 1 does not exist"), 404, "not-found"),
+        (Forbidden("not yours"), 403, "forbidden"),
+        (Conflict("taken"), 409, "conflict"),
+    ],
+)
+def test_an_error_that_the_caller_can_mend_is_said_in_full(
+    client: Client, error: FanfoldError, status: int, kind: str
+) -> None:
+    response = failing(client, error).get("/failing")
+    assert problem_of(response, status) == str(error)
+    assert response.json()["type"].endswith(":" + kind)
+
+
+@pytest.mark.parametrize("kind", [DatabaseUnavailable, RedisUnavailable, Fenced, TokenLost])
+def test_an_error_that_may_pass_asks_for_another_try_and_shows_no_internals(
+    client: Client, kind: type[FanfoldError]
+) -> None:
+    response = failing(client, kind(SECRET)).get("/failing")
+    assert "try again" in problem_of(response, 503)
+    assert response.headers["retry-after"] == "1"
+    assert "secret" not in response.text
+
+
+@pytest.mark.parametrize("error", [ValueError(SECRET), KeyError(SECRET), Superseded(SECRET)])
+def test_an_unexpected_error_is_a_problem_without_internals(client: Client, error: Exception) -> None:
+    with capture_logs() as logged:
+        response = failing(client, error).get("/failing")
+    problem_of(response, 500)
+    assert "secret" not in response.text
+    assert [entry["path"] for entry in logged] == ["/failing"]
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/users/", "/v1/nothing", "/v1/tweets/1/2", "/%00%ff"])
+def test_an_unknown_path_is_a_problem(client: Client, path: str) -> None:
+    assert "there is nothing at" in problem_of(client.get(path), 404)
+
+
+def test_a_wrong_method_is_told_the_methods_of_all_routes_of_its_path(client: Client) -> None:
+    response = client.request("PATCH", "/v1/tweets/1")
+    problem_of(response, 405)
+    assert response.headers["allow"] == "GET, DELETE"
+
+
+def test_a_body_that_says_it_is_too_large_is_refused(client: Client) -> None:
+    response = client.post("/v1/users", content=b"x" * (BODY_BYTES_MAX + 1))
+    assert str(BODY_BYTES_MAX) in problem_of(response, 413)
+
+
+def test_a_body_that_turns_out_too_large_is_refused(client: Client) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(BODY_BYTES_MAX // 1024 + 1):
+            yield b"x" * 1024
+
+    problem_of(client.post("/v1/users", content=pieces()), 413)
+
+
+def test_a_body_of_just_the_limit_is_read(client: Client) -> None:
+    body = b'{"handle": "' + b"x" * (BODY_BYTES_MAX - 14) + b'"}'
+    response = client.post("/v1/users", content=body, headers={"content-type": "application/json"})
+    assert "the handle" in problem_of(response, 422)
+
+
+def test_more_requests_than_the_limit_are_sent_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_frame, "REQUESTS_MAX", 0)
+    response = client.get("/healthz")
+    problem_of(response, 503)
+    assert response.headers["retry-after"] == "1"
+
+
+def test_a_process_without_its_servers_is_alive(client: Client) -> None:
+    assert client.get("/healthz").json() == {"status": "alive"}
+
+
+def test_metrics_are_in_the_format_of_prometheus(client: Client) -> None:
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert "# TYPE python_info gauge" in response.text
+
+
+def test_the_document_describes_every_answer_and_every_error_as_a_problem(client: Client) -> None:
+    document = client.get("/openapi.json").json()
+    operations = [one for methods in document["paths"].values() for one in methods.values()]
+    assert len(operations) == 14
+    for operation in operations:
+        assert operation["description"]
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                schema = response["content"]["application/problem+json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/Problem"}
+    assert {"Problem", "TweetAnswer", "UserAnswer"} <= document["components"]["schemas"].keys()
+    assert all(document["components"]["schemas"][name]["examples"] for name in ("Problem", "TweetAnswer", "UserAnswer"))
+
+
+def test_the_documentation_is_a_page(client: Client) -> None:
+    assert "text/html" in client.get("/docs").headers["content-type"]
+
+
+def test_other_commands_do_not_import_fastapi() -> None:
+    code = "import sys; from infra.cli import build_app; build_app(); sys.exit('fastapi' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from infra.errors import ConfigurationError, InvalidInput, StackError
+from infra.live_settings import RANGES, LiveSettings, decode_live_settings, encode_live_settings
+from infra.settings import load_settings
+
+
+def test_the_environment_stands_above_what_a_running_stack_left(tmp_path: Path) -> None:
+    (tmp_path / "stack.env").write_text("FANFOLD_KAFKA_BOOTSTRAP=127.0.0.1:1\nFANFOLD_API_PORT=2\n")
+
+    settings = load_settings({"FANFOLD_API_PORT": "3"}, tmp_path)
+
+    assert (settings.kafka_bootstrap, settings.api_port) == ("127.0.0.1:1", 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("FANFOLD_API_PRT", "1", "FANFOLD_API_PRT is not a setting"),
+        ("FANFOLD_API_PORT", "http", "FANFOLD_API_PORT is 'http', but must be a whole number from 0 to 65535"),
+        ("FANFOLD_API_PORT", "70000", "whole number from 0 to 65535"),
+        ("FANFOLD_LOG_LEVEL", "loud", "FANFOLD_LOG_LEVEL is 'loud', but must be one of debug, info, warn, error"),
+        ("FANFOLD_DATABASE_URL", "mysql://x", "must be a URL that begins with postgresql://"),
+        ("FANFOLD_KAFKA_BOOTSTRAP", "localhost", "must be host:port pairs"),
+        ("FANFOLD_REDIS_NODES", "127.0.0.1:7001", "must be name=redis://host:port pairs"),
+        ("FANFOLD_REDIS_NODES", "a1=redis://h:1,a1=redis://h:2", "a1 stands there twice"),
+        ("FANFOLD_TEST_SERVICES", "podman", "must be one of embedded, docker"),
+    ],
+)
+def test_a_bad_setting_is_one_sentence_with_key_value_and_rule(
+    tmp_path: Path, key: str, value: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=sentence.replace("(", r"\(")):
+        load_settings({key: value}, tmp_path)
+
+
+def test_other_variables_are_none_of_our_business(tmp_path: Path) -> None:
+    load_settings({"FANFOLDER": "1", "PATH": "/bin"}, tmp_path)
+
+
+def test_a_missing_address_says_how_to_provide_it(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="FANFOLD_DATABASE_URL is not set .* `fanfold up`"):
+        load_settings({}, tmp_path).need("database_url")
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_live_setting_outside_its_range_is_refused(name: str) -> None:
+    low, high = RANGES[name]
+    for value in (low - 1, high + 1, True, "800"):
+        with pytest.raises(InvalidInput, match=f"live setting {name} is {value!r}"):
+            LiveSettings(**{name: value})  # type: ignore[arg-type]
+    assert getattr(LiveSettings(**{name: low}), name) == low
+    assert getattr(LiveSettings(**{name: high}), name) == high
+
+
+def test_live_settings_ignore_keys_of_later_versions() -> None:
+    data = encode_live_settings(LiveSettings(threshold=5)).replace(b"{", b'{"later": 1, ', 1)
+
+    assert decode_live_settings(data) == LiveSettings(threshold=5)

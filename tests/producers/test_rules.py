@@ -1,0 +1,47 @@
+import pytest
+
+from infra.errors import InvalidInput
+from producers.rules import TEXT_MAX, check_handle, check_id, check_not_self, check_text
+
+
+def test_a_text_is_counted_in_code_points_after_nfc() -> None:
+    decomposed = "e\u0301" * TEXT_MAX
+
+    assert check_text(decomposed) == "\u00e9" * TEXT_MAX
+
+
+@pytest.mark.parametrize("text", ["a", "a" * TEXT_MAX, "😡" * TEXT_MAX])
+def test_a_text_of_1_to_280_characters_is_taken_as_it_is(text: str) -> None:
+    assert check_text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "the text is empty"),
+        (" \n\t", "the text is empty"),
+        ("a" * (TEXT_MAX + 1), "the text has 281 characters"),
+        ("a\x00b", "NUL character at position 1"),
+        ("ab\ud800", "lone surrogate at position 2"),
+    ],
+)
+def test_another_text_is_refused_with_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        check_text(text)
+
+
+@pytest.mark.parametrize("handle", ["", "a b", "ä", "a" * 31, "a\n"])
+def test_a_bad_handle_is_refused_with_its_value(handle: str) -> None:
+    with pytest.raises(InvalidInput, match="the handle"):
+        check_handle(handle)
+
+
+@pytest.mark.parametrize("any_id", [0, -1, 1 << 63])
+def test_an_id_outside_64_bits_is_refused_with_its_value(any_id: int) -> None:
+    with pytest.raises(InvalidInput, match=f"the tweet id {any_id} "):
+        check_id(any_id, "tweet")
+
+
+def test_nobody_follows_himself() -> None:
+    with pytest.raises(InvalidInput, match="user 5 cannot follow himself"):
+        check_not_self(5, 5)
