@@ -105,7 +105,7 @@ class Demo:
         memory_bytes = read_status(self._settings).as_json()["memory_bytes"]
         latency = percentiles(self._settings)
         self._watcher.step(f"comparing {3 * active:,} timelines with the database")
-        result = audit(self._stores.engine, self._stores.timelines, complete=True, progress=self._watcher.audited)
+        result = audit(self._stores.engine, self._stores.timelines, complete=True, progress=self._watcher.counted)
         return Summary(
             **self._table_sizes(),
             active_timelines=active,

@@ -109,10 +109,6 @@ class Watcher:
         """Deliveries so far."""
         self._show(f"{self._posted:,} tweets posted, {deliveries:,} deliveries", deliveries, None)
 
-    def audited(self, text: object, *_: object) -> None:
-        """How far the audit is."""
-        self._show(str(text), 0, None)
-
     def _show(self, text: str, done: int, of: int | None) -> None:
         if sys.stderr.isatty():
             self._bar(text, done, of)

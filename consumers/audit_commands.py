@@ -1,7 +1,7 @@
 """`fanfold audit`: waits until everything is applied, compares every timeline with the database, reports."""
 
 import sys
-from dataclasses import astuple, fields
+from dataclasses import fields
 from typing import Annotated
 
 import typer
@@ -69,14 +69,12 @@ def _show(result: AuditResult, console: Console) -> None:
     """The differences in words, then the counts."""
     for sentence in result.differences:
         console.print(sentence, highlight=False, soft_wrap=True)
-    table = Table(
-        title=f"{result.active_users:,} active users", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )  # 80 columns are enough for millions
-    table.add_column("cluster")
+    columns = [*result.clusters.values(), result.total]
+    table = Table(title=f"{result.active_users:,} active users", box=SIMPLE_HEAD)
+    for heading in ("", *(f"cluster {name}" for name in result.clusters), "all"):
+        table.add_column(heading, justify="right" if heading else "left")
     for field in fields(Counts):
-        table.add_column(field.name, justify="right")
-    for name, counts in [*result.clusters.items(), ("all", result.total)]:
-        table.add_row(name, *(f"{number:,}" for number in astuple(counts)), end_section=name == "c")
+        table.add_row(field.name, *(f"{getattr(counts, field.name):,}" for counts in columns))
     console.print(table)
     if result.clean:
         console.print("every timeline is exact")

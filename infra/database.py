@@ -97,7 +97,9 @@ def _our_errors(engine: sa.Engine) -> Iterator[None]:
     except (OperationalError, InterfaceError) as error:
         raise _unavailable(engine, error) from error
     except NoConnectionFree as error:
-        raise DatabaseUnavailable(f"all {POOL_CONNECTIONS_MAX} connections to PostgreSQL are in use: {error}") from error
+        raise DatabaseUnavailable(
+            f"all {POOL_CONNECTIONS_MAX} connections to PostgreSQL are in use: {error}"
+        ) from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise _unavailable(engine, error) from error

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from infra.database import IMPORT_LOCK, reading, transaction
-from infra.errors import TokenLost
+from infra.errors import RedisUnavailable, TokenLost
 from infra.shard_map import CLUSTERS
 from infra.timelines import Kind, Snapshot, Timelines, new_token
 
@@ -152,6 +152,8 @@ def _claim(
 
 def _renew(timelines: Timelines, kind: Kind, users: Sequence[int], token: int, cluster: str) -> dict[str, list[int]]:
     letters = timelines.put_tokens(cluster, kind, users, token, "renew")
+    if "U" in letters.values():
+        raise RedisUnavailable(f"cluster {cluster} cannot be reached to rebuild timelines that are present")
     return {cluster: [user_id for user_id, letter in letters.items() if letter == "T"]}
 
 

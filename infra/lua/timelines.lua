@@ -19,7 +19,7 @@ local TRIM_SLACK = 64        -- entries above the length before a trim: one trim
 local TOKEN_TTL_S = 60       -- a rebuild that died leaves its half-built list for no longer
 local TOKEN_ENTRIES_MAX = 2  -- times the length; a list under a token that grows beyond is dropped: absent is safe
 local REFILL_BELOW = 0.5     -- of the length; with fewer entries above a floor the timeline is short
-local WINDOW = 16            -- entries looked at first when an entry is not the newest
+local POP_MAX = 8            -- newer entries that are taken off and put back; with more LINSERT is cheaper
 local PUSH_MAX = 4000        -- arguments of one command; Lua's stack holds about 8,000
 local MINUS = 45
 local TOKEN_OF_NOBODY = '-0'
@@ -94,24 +94,37 @@ local function trim(key, size, length)
 end
 
 -- Puts an id that is not newer than the tail in its place. Returns 'inserted', 'present' or 'below'.
+-- Positions count from the tail, which is 1. The search doubles its steps, then halves them: entries that come out of
+-- order belong near the tail as a rule, and a look costs less than reading what lies between.
 local function insert_inside(key, id, length)
-  local window, from, seen = WINDOW, nil, nil
-  repeat
-    seen = redis.call('LRANGE', key, -window, -1)
-    from = #seen
-    while from > 0 and not is_token(seen[from]) and seen[from] > id do from = from - 1 end
-    window = window * 4
-  until from > 0 or #seen < window / 4
-  -- seen[from] is the newest element that is not newer than the id; the head stops the search at the latest,
-  -- unless the head itself is a floor above the id.
-  if from == 0 then return 'below' end
-  if seen[from] == id then
-    local is_head = redis.call('LLEN', key) == #seen - from + 1
-    return is_head and 'below' or 'present'
+  local size = redis.call('LLEN', key)
+  local newer, older = 1, 2                      -- the element at `newer` is not older than the id
+  local pivot, found = redis.call('LINDEX', key, -1), nil
+  if pivot == id then return size == 1 and 'below' or 'present' end
+  if size == 1 then return 'below' end
+  while older < size do
+    found = redis.call('LINDEX', key, -older)
+    if found <= id then break end
+    newer, pivot, older = older, found, older * 2
   end
-  local newer = #seen - from
-  if newer > 0 then redis.call('RPOP', key, newer) end
-  local size = redis.call('RPUSH', key, id, unpack(seen, from + 1))
+  if older >= size then older, found = size, redis.call('LINDEX', key, 0) end
+  while older - newer > 1 do
+    local middle = math.floor((newer + older) / 2)
+    local seen = redis.call('LINDEX', key, -middle)
+    if seen > id then newer, pivot = middle, seen else older, found = middle, seen end
+  end
+  if older == size then
+    if not is_token(found) and found >= id then return 'below' end
+  elseif found == id then
+    return 'present'
+  end
+  if newer <= POP_MAX then
+    local taken, back = redis.call('RPOP', key, newer), { id }
+    for at = newer, 1, -1 do back[#back + 1] = taken[at] end
+    size = redis.call('RPUSH', key, unpack(back))
+  else
+    size = redis.call('LINSERT', key, 'BEFORE', pivot, id)
+  end
   trim(key, size, length)
   return 'inserted'
 end
@@ -122,16 +135,15 @@ local function is_short(key, head, length)
 end
 
 -- Removes ids from a list. Under a token the token is replaced: the rebuild's snapshot may still hold them.
--- Returns the number removed, and whether the list is short now.
+-- Returns whether the list is short now, also when nothing was removed: the answer to an earlier call may be lost.
 local function remove(key, ids, length)
   local head = redis.call('LINDEX', key, 0)
-  if not head then return 0, false end
+  if not head then return false end
   if is_token(head) then redis.call('LSET', key, 0, TOKEN_OF_NOBODY) end
-  local removed = 0
   for _, id in ipairs(ids) do
-    if id ~= head then removed = removed + redis.call('LREM', key, -1, id) end
+    if id ~= head then redis.call('LREM', key, -1, id) end
   end
-  return removed, removed > 0 and not is_token(head) and is_short(key, head, length)
+  return not is_token(head) and is_short(key, head, length)
 end
 
 -- Replaces a list by head and entries (ascending), cut to the length.
@@ -243,8 +255,7 @@ local function apply(_, args)
     elseif kind == 'R' or kind == 'X' then
       local gone = kind == 'R' and { id } or ids_of(ids)
       for key in keys_of(page) do
-        local _, is_short_now = remove(key, gone, length)
-        if is_short_now then short[#short + 1] = key end
+        if remove(key, gone, length) then short[#short + 1] = key end
       end
     elseif kind == 'M' then
       merge_author(page, id, ids_of(ids), length)

@@ -84,7 +84,13 @@ def _prepare(folder: Path, port: int, controller_port: int) -> None:
     if (folder / "log" / "meta.properties").exists():
         return
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    arguments = ("format", "--ignore-formatted", f"--cluster-id={cluster_id}", "-c", str(properties))  # it may begin with "-"
+    arguments = (
+        "format",
+        "--ignore-formatted",
+        f"--cluster-id={cluster_id}",
+        "-c",
+        str(properties),
+    )  # it may begin with "-"
     command = java_command(folder, ("-Xmx128m",), FORMAT_CLASS, *arguments)
     done = subprocess.run(
         command,

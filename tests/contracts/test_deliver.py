@@ -236,9 +236,7 @@ def test_a_node_that_restarted_is_written_again_once_it_is_registered(
     assert listed(stores, user) == in_every_copy([0, FIRST]) | {"a": []}
 
 
-def test_an_old_generation_cannot_write(
-    stores: Stores, deliverer: Deliverer, log: Log, make_users: MakeUsers
-) -> None:
+def test_an_old_generation_cannot_write(stores: Stores, deliverer: Deliverer, log: Log, make_users: MakeUsers) -> None:
     [user] = make_users(1)
     warm(stores, [user])
     message = log.message(DeliveryKind.DELIVER, FIRST, [user])

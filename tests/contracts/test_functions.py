@@ -166,6 +166,13 @@ def test_removals_that_leave_too_little_above_a_floor_are_reported(node: Node) -
     assert node.apply(("R", 0, tweet(10), HOME, ""))[5] == [HOME]
 
 
+def test_a_short_timeline_is_reported_again_when_nothing_is_left_to_remove(node: Node) -> None:
+    node.make(HOME, [10, 11], floor=9)
+    node.apply(("R", 0, tweet(10), HOME, ""))
+
+    assert node.apply(("R", 0, tweet(10), HOME, ""))[5] == [HOME]
+
+
 def test_removals_from_a_timeline_without_a_floor_are_never_too_many(node: Node) -> None:
     node.make(HOME, [1, 2])
 
@@ -387,3 +394,14 @@ def test_an_800_entry_timeline_takes_at_most_9_kb(node: Node) -> None:
 
     assert node.redis.command("LLEN", HOME) == 801
     assert node.redis.command("MEMORY", "USAGE", HOME, "SAMPLES", 0) <= 9_000
+
+
+@pytest.mark.parametrize("size", [*range(1, 20), 40, 63, 64, 65, 79])
+def test_every_place_in_a_timeline_of_any_size_is_found(node: Node, size: int) -> None:
+    """Even numbers are there; each odd one, and each even one again, is delivered."""
+    for place in range(2 * size + 1):
+        node.redis.command("DEL", HOME)
+        node.make(HOME, list(range(2, 2 * size + 2, 2)), floor=1)
+        node.deliver(place + 2, HOME, offset=place)
+
+        assert node.listed(HOME) == [1, *sorted({*range(2, 2 * size + 2, 2), place + 2})]

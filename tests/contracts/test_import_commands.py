@@ -16,7 +16,7 @@ from infra.cli import main
 from infra.composition import Stores
 from infra.live_settings import set_live_settings
 from infra.settings import PREFIX, Settings
-from producers import import_commands, importer
+from producers import importer
 from producers.import_commands import progress_of
 
 Run = Callable[..., int]
@@ -135,7 +135,7 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(import_commands.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("producers.import_commands.time.monotonic", lambda: now[0])
     with progress_of(Path("big.tsv")) as progress:
         for lines in range(1, 9):
             now[0] += 2
@@ -148,10 +148,10 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with progress_of(Path("big.tsv")) as progress:
         progress(4000, 8000)
-    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
-    assert "4000/8000" in shown
-    assert "50%" in shown
+    assert "4000/8000" in terminal.getvalue()
+    assert "50%" in terminal.getvalue()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ def follows_file(rows: Iterable[str], name: str = "follows.tsv") -> Path:
     return path
 
 
-def tweets_file(tweets: Iterable[dict[str, object] | str], name: str = "tweets.jsonl") -> Path:
+def tweets_file(tweets: Iterable[Mapping[str, object] | str], name: str = "tweets.jsonl") -> Path:
     path = Path(name)
-    lines = [one if isinstance(one, str) else json.dumps({"text": "x", "created_at": TIME} | one) for one in tweets]
+    lines = [one if isinstance(one, str) else json.dumps({"text": "x", "created_at": TIME, **one}) for one in tweets]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
 
@@ -443,15 +443,18 @@ def test_a_connection_lost_before_a_commit_is_one_clear_error_and_the_import_goe
     assert import_tweets(engine, path, batch_lines=2).imported == 4
 
 
-def test_a_copy_that_the_server_breaks_off_is_one_clear_error(engine: sa.Engine) -> None:
+def test_a_copy_that_the_server_refuses_is_one_clear_error(engine: sa.Engine) -> None:
     def copy() -> None:
         with transaction(engine) as connection:
-            connection.execute(sa.text("CREATE TEMPORARY TABLE staged (line bigint)"))
-            connection.execute(sa.text("SET LOCAL statement_timeout = 1"))
-            copy_rows(connection, "line", ((number,) for number in itertools.count()))
+            connection.execute(sa.text("SET LOCAL lock_timeout = 1"))
+            copy_rows(connection, "line", [(1,)])
 
-    with pytest.raises(DatabaseUnavailable, match=r"PostgreSQL at .* timeout"):
-        copy()
+    with engine.begin() as other:
+        other.execute(sa.text("CREATE TABLE staged (line bigint)"))
+    with engine.begin() as other:
+        other.execute(sa.text("LOCK TABLE staged"))
+        with pytest.raises(DatabaseUnavailable, match=r"PostgreSQL at .* lock timeout"):
+            copy()
 
 
 def test_an_import_waits_for_a_publish_that_is_under_way(engine: sa.Engine) -> None:

@@ -72,9 +72,7 @@ def test_one_bad_tweet_in_a_batch_changes_nothing(
     assert events(engine) == []
 
 
-def test_a_batch_of_more_authors_than_one_transaction_locks_is_split(
-    publisher: Publisher, engine: sa.Engine
-) -> None:
+def test_a_batch_of_more_authors_than_one_transaction_locks_is_split(publisher: Publisher, engine: sa.Engine) -> None:
     authors = range(1, AUTHOR_LOCKS_MAX + 102)
     with engine.begin() as connection:
         connection.execute(sa.text("INSERT INTO users (id, handle) SELECT a, 'u' || a FROM generate_series(1, 700) a"))
@@ -113,9 +111,9 @@ def test_an_authors_events_are_in_commit_order_under_concurrency(
         list(threads.map(post_some, publishers))
 
     with engine.connect() as connection:
-        committed = connection.execute(
-            sa.text("SELECT payload::json ->> 'tweet_id' FROM outbox ORDER BY id")
-        ).scalars().all()
+        committed = (
+            connection.execute(sa.text("SELECT payload::json ->> 'tweet_id' FROM outbox ORDER BY id")).scalars().all()
+        )
     assert len(committed) == 160
     assert len(set(committed)) == 160
 
@@ -147,9 +145,15 @@ def test_a_publisher_waits_for_its_author_and_for_nobody_else(
     second.join(10)
 
     with engine.connect() as connection:
-        texts = connection.execute(
-            sa.text("SELECT text FROM outbox JOIN tweets ON tweets.id = (payload::json ->> 'tweet_id')::bigint ORDER BY outbox.id")
-        ).scalars().all()
+        texts = (
+            connection.execute(
+                sa.text(
+                    "SELECT text FROM outbox JOIN tweets ON tweets.id = (payload::json ->> 'tweet_id')::bigint ORDER BY outbox.id"
+                )
+            )
+            .scalars()
+            .all()
+        )
     assert texts == ["not held back", "first", "second"]
 
 
@@ -242,7 +246,9 @@ def test_a_reply_or_retweet_of_what_is_deleted_is_refused(
     [author] = make_users(1)
     tweet = publisher.post(NewTweet(author, "hello"))
     publisher.delete(tweet.id)
-    new = NewTweet(author, "yes", reply_to=tweet.id) if field == "reply_to" else NewTweet(author, "", retweet_of=tweet.id)
+    new = (
+        NewTweet(author, "yes", reply_to=tweet.id) if field == "reply_to" else NewTweet(author, "", retweet_of=tweet.id)
+    )
 
     with pytest.raises(NotFound, match=f"tweet {tweet.id} does not exist"):
         publisher.post(new)

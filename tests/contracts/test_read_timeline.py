@@ -65,9 +65,7 @@ def test_a_first_read_shows_what_the_followed_posted_newest_first(
     assert page.tweets[0].text == "tweet 2"
 
 
-def test_ones_own_tweets_are_merged_in(
-    reader: TimelineReader, publisher: Publisher, pair: tuple[int, int]
-) -> None:
+def test_ones_own_tweets_are_merged_in(reader: TimelineReader, publisher: Publisher, pair: tuple[int, int]) -> None:
     user, author = pair
     one, own, two = post(publisher, author, 1)[0], post(publisher, user, 1)[0], post(publisher, author, 1)[0]
 

@@ -58,9 +58,7 @@ def test_a_rebuilt_home_timeline_makes_its_user_active(
         assert list(active.scalars()) == [reader]
 
 
-def test_a_user_without_tweets_gets_a_timeline_that_is_present_and_empty(
-    stores: Stores, make_users: MakeUsers
-) -> None:
+def test_a_user_without_tweets_gets_a_timeline_that_is_present_and_empty(stores: Stores, make_users: MakeUsers) -> None:
     [reader] = make_users(1)
 
     rebuild(stores.engine, stores.timelines, Kind.HOME, [reader])

@@ -153,8 +153,10 @@ def test_a_frozen_owner_loses_the_outbox(settings: Settings, engine: sa.Engine) 
     next_.give_back()
     with engine.connect() as connection:
         held = connection.execute(
-            sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :class AND database = "
-                    "(SELECT oid FROM pg_database WHERE datname = current_database())"),
+            sa.text(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :class AND database = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database())"
+            ),
             {"class": RELAY_LOCK_CLASS},
         ).scalar_one()
     assert held == 0

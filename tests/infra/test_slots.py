@@ -25,4 +25,3 @@ def test_ids_spread_over_all_slots() -> None:
     counts = np.bincount(slots_of(np.arange(100_000, dtype=np.uint64)), minlength=SLOTS)
     assert counts.min() > 50
     assert counts.max() < 150
-

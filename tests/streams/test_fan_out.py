@@ -64,7 +64,9 @@ def test_each_follower_is_a_target_once_in_the_partition_of_his_slot() -> None:
     ("newest", "ids"),
     [((), [0]), ((3, 2, 1), [0, 1, 2, 3]), ((4, 3, 2, 1), [1, 2, 3, 4])],
 )
-def test_a_merge_carries_the_newest_tweets_and_how_far_they_are_complete(newest: tuple[int, ...], ids: list[int]) -> None:
+def test_a_merge_carries_the_newest_tweets_and_how_far_they_are_complete(
+    newest: tuple[int, ...], ids: list[int]
+) -> None:
     [(_, record)] = plan(ActivityType.FOLLOWED, facts(following=True, newest=newest))
 
     assert record.ids.tolist() == ids

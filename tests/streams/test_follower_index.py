@@ -54,7 +54,9 @@ def test_a_follow_event_of_an_author_that_is_not_held_changes_nothing(index: Fol
     assert followers(index, 2) == [20, 21, 22]
 
 
-def test_the_least_recently_used_author_goes_when_the_bytes_are_used_up(engine: sa.Engine, index: FollowerIndex) -> None:
+def test_the_least_recently_used_author_goes_when_the_bytes_are_used_up(
+    engine: sa.Engine, index: FollowerIndex
+) -> None:
     small = FollowerIndex(engine, bytes_max=pack(np.arange(50, dtype=np.uint64)).size_bytes + 10)
     followers(small, 1)
     followers(small, 2)

@@ -1,0 +1,197 @@
+"""The whole pipeline as processes: kills in the middle, a second worker, a stop; the audit is clean afterwards."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from consumers.applied import wait_until_applied
+from consumers.audit import audit
+from consumers.delivered import delivered, expected_deliveries
+from consumers.read_timeline import TimelineReader
+from infra.composition import Stores, stores
+from infra.settings import Settings
+from infra.stack.supervisor import Stack
+from producers.importer import import_follows
+from producers.publish import NewTweet, Publisher
+from tests.services import fresh_folder
+
+USERS, AUTHORS, TWEETS = 400, 20, 1_200
+APPLIED_S = 90.0
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A stack with its own database, and users who follow every author."""
+
+    stack: Stack
+    stores: Stores
+    settings: Settings
+
+    @property
+    def publisher(self) -> Publisher:
+        return Publisher(self.stores.engine, self.stores.bodies)
+
+    def publish(self, meanwhile: Callable[[int], None]) -> None:
+        """Tweets with deletes, unfollows and follows mixed in; `meanwhile` is called after each batch of 100."""
+        publisher = self.publisher
+        for batch in range(TWEETS // 100):
+            tweets = publisher.post_many([NewTweet(number % AUTHORS + 1, f"{batch} {number}") for number in range(100)])
+            for tweet in tweets[:5]:
+                publisher.delete(tweet.id)
+            reader, author = USERS - batch, batch % AUTHORS + 1
+            publisher.unfollow(reader, author)
+            if batch % 2:
+                publisher.follow(reader, author)
+            meanwhile(batch)
+
+    def check(self) -> None:
+        """Everything is applied in time, and every timeline of every active user is right in every cluster."""
+        wait_until_applied(self.stores.engine, self.settings.kafka_bootstrap, APPLIED_S)
+        result = audit(self.stores.engine, self.stores.timelines, complete=True)
+        assert result.differences == ()
+        assert result.clean
+        assert result.active_users == USERS
+
+
+@contextmanager
+def running_pipeline(name: str) -> Iterator[Pipeline]:
+    folder = fresh_folder(name)
+    stack = Stack(folder, roles=("registrar", "coordinator", "relay", "worker"))
+    stack.start()
+    try:
+        with stores(stack.settings()) as opened:
+            follows = Path(folder) / "follows.tsv"
+            pairs = [
+                (user, author) for user in range(1, USERS + 1) for author in range(1, AUTHORS + 1) if user != author
+            ]
+            follows.write_text("".join(f"{user}\t{author}\n" for user, author in pairs))
+            import_follows(opened.engine, follows, threshold=10_000)
+            TimelineReader(opened).warm(range(1, USERS + 1))
+            yield Pipeline(stack, opened, stack.settings())
+    finally:
+        stack.stop()
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    with running_pipeline("pipeline") as running:
+        yield running
+
+
+def test_killing_the_worker_in_the_middle_loses_and_doubles_nothing(pipeline: Pipeline) -> None:
+    def kill_sometimes(batch: int) -> None:
+        if batch in (3, 7):
+            pipeline.stack.kill("worker", signal.SIGKILL)
+
+    pipeline.publish(kill_sometimes)
+
+    pipeline.check()
+
+
+def test_killing_the_relay_in_the_middle_loses_and_doubles_nothing(pipeline: Pipeline) -> None:
+    def kill_sometimes(batch: int) -> None:
+        if batch in (3, 7):
+            pipeline.stack.kill("relay", signal.SIGKILL)
+
+    pipeline.publish(kill_sometimes)
+
+    pipeline.check()
+
+
+def test_a_second_worker_takes_partitions_and_gives_them_back(pipeline: Pipeline) -> None:
+    def change_workers(batch: int) -> None:
+        if batch == 3:
+            pipeline.stack.start_role("worker", 2)
+        if batch == 8:
+            pipeline.stack.stop_part("worker-2")
+
+    pipeline.publish(change_workers)
+
+    pipeline.check()
+
+
+def test_a_stopped_worker_ends_soon_and_another_goes_on(pipeline: Pipeline) -> None:
+    def restart(batch: int) -> None:
+        if batch == 5:
+            pipeline.stack.stop_part("worker")
+            pipeline.stack.start_part("worker")
+
+    pipeline.publish(restart)
+
+    pipeline.check()
+
+
+def test_a_redis_node_that_restarts_empty_is_written_again_and_its_timelines_are_rebuilt_as_they_are_read(
+    pipeline: Pipeline,
+) -> None:
+    def restart_node(batch: int) -> None:
+        if batch == 4:
+            pipeline.stack.kill("b1", signal.SIGKILL)
+
+    pipeline.publish(restart_node)
+    TimelineReader(pipeline.stores).warm(range(1, USERS + 1))
+
+    pipeline.check()
+
+
+def test_a_message_that_cannot_be_read_goes_to_the_dead_letters_and_the_rest_goes_on(pipeline: Pipeline) -> None:
+    from confluent_kafka import Consumer, Producer
+
+    from infra.kafka import producer_config
+    from infra.topics import ACTIVITY, DELIVERIES
+
+    producer = Producer(producer_config(pipeline.settings.kafka_bootstrap))
+    for topic in (ACTIVITY, DELIVERIES):
+        producer.produce(topic.name, b"\xff not an event", b"key", partition=0, headers=[("own", b"header")])
+    assert producer.flush(10) == 0
+
+    pipeline.publish(lambda _: None)
+    pipeline.check()
+
+    config = {
+        "bootstrap.servers": pipeline.settings.kafka_bootstrap,
+        "group.id": "test-dlq",
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+    }
+    consumer = Consumer(config)
+    consumer.subscribe([ACTIVITY.dead_letters, DELIVERIES.dead_letters])
+    letters = [consumer.poll(20) for _ in range(2)]
+    consumer.close()
+    for letter in letters:
+        assert letter is not None
+        assert (letter.key(), letter.value()) == (b"key", b"\xff not an event")
+        headers = dict(letter.headers())
+        assert headers["own"] == b"header"
+        assert headers["__connect.errors.topic"].decode() + ".dlq" == letter.topic()
+        assert headers["__connect.errors.partition"] == b"0"
+        assert headers["__connect.errors.exception.class.name"] == b"Undecodable"
+
+
+def test_a_second_up_goes_on_with_the_same_data(pipeline: Pipeline) -> None:
+    """The last test of this module: it stops the stack and starts another in its folder."""
+    with pipeline.stores.engine.connect() as connection:
+        tweets = connection.execute(sa.text("SELECT count(*) FROM tweets")).scalar_one()
+    pipeline.stack.stop()
+
+    again = Stack(pipeline.stack.data_dir, roles=("registrar", "coordinator", "relay", "worker"))
+    again.start()
+    try:
+        with stores(again.settings()) as opened:
+            with opened.engine.connect() as connection:
+                assert connection.execute(sa.text("SELECT count(*) FROM tweets")).scalar_one() == tweets
+            assert delivered(opened.clusters).deliveries == 0
+            result = audit(opened.engine, opened.timelines)
+            assert (result.clean, result.total.absent) == (True, 3 * USERS)
+            TimelineReader(opened).warm(range(1, USERS + 1))
+            running = Pipeline(again, opened, again.settings())
+            running.publish(lambda _: None)
+            running.check()
+            assert expected_deliveries(opened.engine) > 0
+    finally:
+        again.stop()
