@@ -15,11 +15,6 @@ MADE_THRESHOLD = 1_500  # of 20,000 users: several celebrities
 GIVEN_THRESHOLD = 10_000
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands of `benchmarks`."""
-    app.command()(demo)
-
-
 def demo(
     context: typer.Context,
     follows: Annotated[Path | None, typer.Option(help="Follows to use (TSV or CSV) instead of a made graph.")] = None,

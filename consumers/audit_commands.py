@@ -18,11 +18,6 @@ from infra.composition import Stores, stores
 from infra.errors import CheckFailed, InvalidInput
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("audit")(audit_command)
-
-
 def audit_command(
     context: typer.Context,
     everyone: Annotated[bool, typer.Option("--all", help="All active users; this is the default.")] = False,

@@ -9,11 +9,6 @@ from infra.cli import JsonFlag, print_json, settings_of
 from infra.composition import stores
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands of `consumers`."""
-    app.command()(timeline)
-
-
 def timeline(
     context: typer.Context,
     user: Annotated[int, typer.Argument(help="A user's id.")],

@@ -1,4 +1,4 @@
-"""read_timeline: a page of a home or user timeline, from any copy; rebuilt on a miss; from the database below the floor.
+"""read_timeline: a page of a timeline, from any copy; rebuilt on a miss; from the database below the floor.
 
 A home page merges the home timeline with the user timelines of the reader and of the celebrities he follows. It is
 valid down to the highest floor of its sources. Next: infra/rebuild.py.
@@ -134,7 +134,7 @@ class TimelineReader:
         return [first, *present], State.COMPLETE if len(present) == len(pages) else State.REBUILDING
 
     def _present(self, kind: Kind, user_id: int, below: int | None, wanted: int) -> TimelinePage | None:
-        """A present timeline's page; on a miss rebuilt, once over all processes. None while another rebuild takes long."""
+        """A present timeline's page; on a miss rebuilt, once over all processes. None while that takes long."""
         page = self._timelines.page(kind, user_id, below, wanted)
         if page.floor is not None:
             return page

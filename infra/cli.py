@@ -7,6 +7,7 @@ Results go to standard output, everything else to standard error.
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,13 @@ from infra.logs import configure_logs
 from infra.settings import Settings, load_settings
 
 COMMAND_GROUP = "fanfold.commands"
+PANELS = {
+    "infra": "1. Stack, set-up and roles",
+    "producers": "2. Publishing",
+    "streams": "3. Streams",
+    "consumers": "4. Reading and checking",
+    "benchmarks": "5. Demo",
+}
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
 
@@ -41,8 +49,8 @@ def say(line: str = "") -> None:
     sys.stderr.flush()
 
 
-def build_app() -> typer.Typer:
-    """The whole command line: the frame and every folder's commands."""
+def build_app(wanted: str | None = None) -> typer.Typer:
+    """The command line. With the name of a command only that one is imported: some take a second."""
     app = typer.Typer(
         name="fanfold",
         no_args_is_help=True,
@@ -61,15 +69,49 @@ def build_app() -> typer.Typer:
         context.obj = load_settings(os.environ, data_dir)
         configure_logs(context.obj)
 
-    for point in sorted(entry_points(group=COMMAND_GROUP), key=lambda point: point.name):
-        point.load()(app)
+    points = sorted(
+        entry_points(group=COMMAND_GROUP), key=lambda point: (PANELS[point.module.split(".")[0]], point.name)
+    )
+    for point in [point for point in points if point.name == wanted] or points:
+        command, panel = point.load(), PANELS[point.module.split(".")[0]]
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=point.name, rich_help_panel=panel)
+        else:
+            app.command(point.name, rich_help_panel=panel)(command)
     return app
+
+
+def wanted_command(arguments: Sequence[str]) -> str | None:
+    """The first word of the command line that is neither an option nor an option's value."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--data-dir":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
+
+
+def data_dir_first(arguments: Sequence[str]) -> list[str]:
+    """The same words with `--data-dir`, which may stand anywhere, in front, where the frame takes it."""
+    first: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return [*first, *rest, word, *words]
+        if word == "--data-dir":
+            first += [word, *[value for value in [next(words, None)] if value is not None]]
+        else:
+            (first if word.startswith("--data-dir=") else rest).append(word)
+    return [*first, *rest]
 
 
 def main() -> None:
     """The `fanfold` command."""
+    arguments = data_dir_first(sys.argv[1:])
     try:
-        build_app()()
+        build_app(wanted_command(arguments))(arguments)
     except FanfoldError as error:
         say(f"fanfold: {error}")
         sys.exit(error.exit_code)

@@ -57,7 +57,8 @@ class Coordinator:
         shard_map = self._write_map(members)
         if shard_map is None:
             return False
-        return all([self._install(name, shard_map) for name in shard_map.nodes])
+        missing = [name for name in shard_map.nodes if not self._install(name, shard_map)]
+        return not missing
 
     def run(self, stop: threading.Event, ready: threading.Event) -> None:
         """Steps until `stop` is set. While ZooKeeper is away nothing is decided."""

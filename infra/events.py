@@ -3,7 +3,7 @@
 A delivery message holds records for one partition of the deliveries log:
 
     version (1 byte), then records:
-    kind (1) · flags (1) · published_ms (8) · subject (8) · targets (4) · entries (4) · target ids (8 each) · ids (8 each)
+    kind (1) · reserved (1) · published_ms (8) · subject (8) · targets (4) · ids (4) · targets (8 each) · ids (8 each)
 
 All integers are big-endian; so are the follower ids, which become Redis keys without a loop.
 """
@@ -90,12 +90,6 @@ class DeliveryKind(IntEnum):
     REMOVE_CELEBRITY = 8  # subject: author; targets: one follower
 
 
-class DeliveryFlag(IntEnum):
-    """Bits of a record's flags."""
-
-    VERIFY = 1  # outside the live order: check follows and liveness right before applying
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
     """One record of the deliveries log. `targets` and `ids` are big-endian arrays of 64-bit ids."""
@@ -105,7 +99,6 @@ class Delivery:
     published_ms: int
     targets: Ids
     ids: Ids = field(default_factory=lambda: NO_IDS)
-    flags: int = 0
 
 
 _RECORD = struct.Struct(">BBqqII")
@@ -117,7 +110,7 @@ def encode_deliveries(records: Iterable[Delivery]) -> bytes:
     parts = [bytes([VERSION])]
     for record in records:
         counts = len(record.targets), len(record.ids)
-        parts.append(_RECORD.pack(record.kind, record.flags, record.published_ms, record.subject, *counts))
+        parts.append(_RECORD.pack(record.kind, 0, record.published_ms, record.subject, *counts))
         parts.append(record.targets.astype(">u8", copy=False).tobytes())
         if len(record.ids):
             parts.append(record.ids.astype(">u8", copy=False).tobytes())
@@ -131,13 +124,13 @@ def decode_deliveries(data: bytes | None) -> list[Delivery]:
     records, at = [], 1
     try:
         while at < len(data):
-            kind, flags, published_ms, subject, targets, ids = _RECORD.unpack_from(data, at)
+            kind, _, published_ms, subject, targets, ids = _RECORD.unpack_from(data, at)
             at += RECORD_BYTES
             target_ids = np.frombuffer(data, ">u8", targets, at)
             at += 8 * targets
             entry_ids = np.frombuffer(data, ">u8", ids, at) if ids else NO_IDS
             at += 8 * ids
-            records.append(Delivery(DeliveryKind(kind), subject, published_ms, target_ids, entry_ids, flags))
+            records.append(Delivery(DeliveryKind(kind), subject, published_ms, target_ids, entry_ids))
     except (ValueError, struct.error) as error:
         raise Undecodable(f"delivery message cannot be read at byte {at}: {error}") from error
     return records

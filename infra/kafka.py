@@ -18,6 +18,9 @@ TRANSACTION_TIMEOUT_MS = 10_000
 CALL_TIMEOUT_S = 20.0
 POLL_S = 0.05
 PROBE_TIMEOUT_S = 10.0
+# librdkafka's own codes have names with an underscore; they are part of its interface all the same.
+FENCED_CODES = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)  # noqa: SLF001
+PARTITION_END = KafkaError._PARTITION_EOF  # noqa: SLF001
 MARKERS_MAX = 64  # a lag this small may be transaction markers only, so it is looked at
 
 
@@ -49,9 +52,9 @@ def producer_config(bootstrap: str) -> dict[str, str | int | float | bool]:
 
 
 class TransactionalProducer:
-    """Sends batches, each in one transaction. A newer producer with the same id fences this one.
+    """Sends batches, each in one transaction. A newer producer with the same id fences it.
 
-    Not safe for several threads. Raises `Superseded`, or `KafkaUnavailable` after aborting: the batch may be sent again.
+    Not safe for several threads. Raises `Superseded`, or `KafkaUnavailable` after aborting: send it again.
     """
 
     def __init__(self, bootstrap: str, transactional_id: str) -> None:
@@ -101,7 +104,7 @@ class TransactionalProducer:
 
     def _ours(self, error: KafkaException) -> Exception:
         reason = error.args[0]
-        if reason.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+        if reason.code() in FENCED_CODES:
             return Superseded(f"a newer producer has taken over {self._id}")
         return KafkaUnavailable(f"transaction of {self._id} failed: {reason.str()}")
 
@@ -182,7 +185,7 @@ def _holding_markers_only(bootstrap: str, topic: Topic, starts: dict[int, int]) 
                 continue
             if message.error() is None:
                 open_.discard(message.partition())
-            elif message.error().code() == KafkaError._PARTITION_EOF:
+            elif message.error().code() == PARTITION_END:
                 open_.discard(message.partition())
                 empty.append(message.partition())
         return empty

@@ -55,10 +55,10 @@ class RedisClusters:
 
     def at_once(self, nodes: Mapping[K, RedisNode], call: Callable[[RedisNode], R]) -> dict[K, R | Exception]:
         """Runs `call` on several nodes at the same time."""
-        futures = {key: self._threads.submit(call, node) for key, node in nodes.items()}
-        return {key: _outcome(future) for key, future in futures.items()}
+        futures = {key: self._threads.submit(_outcome, call, node) for key, node in nodes.items()}
+        return {key: future.result() for key, future in futures.items()}
 
-    def submit(self, call: Callable[[], R]) -> "Future[R]":
+    def submit(self, call: Callable[[], R]) -> Future[R]:
         """Runs one call on the shared threads."""
         return self._threads.submit(call)
 
@@ -79,10 +79,8 @@ def all_of(outcomes: Iterable[R | Exception]) -> list[R]:
     return results
 
 
-def _outcome(future: "Future[R]") -> R | Exception:
-    error = future.exception()
-    if error is None:
-        return future.result()
-    if isinstance(error, Exception):
+def _outcome(call: Callable[[RedisNode], R], node: RedisNode) -> R | Exception:
+    try:
+        return call(node)
+    except Exception as error:  # noqa: BLE001 - handed to the caller, who decides for each node
         return error
-    raise error

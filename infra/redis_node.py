@@ -47,7 +47,7 @@ class RedisNode:
     def command(self, *arguments: Argument) -> Any:
         """Any one command. Raises `RedisUnavailable`, or `Fenced` when a Function refused the caller."""
         try:
-            return self._client.execute_command(*arguments)
+            return self._client.execute_command(*arguments)  # type: ignore[no-untyped-call]
         except redis.ResponseError as error:
             raise self._refusal(error) from error
         except (redis.RedisError, OSError) as error:
@@ -57,7 +57,7 @@ class RedisNode:
         """Several commands in one round trip; all are run, the first error is raised."""
         pipeline = self._client.pipeline(transaction=False)
         for arguments in batch:
-            pipeline.execute_command(*arguments)
+            pipeline.execute_command(*arguments)  # type: ignore[no-untyped-call]
         try:
             return list(pipeline.execute())
         except redis.ResponseError as error:

@@ -126,7 +126,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     """`KEY=value` lines as a dict; a file that is not there is empty."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     pairs = (line.partition("=") for line in lines if line.strip() and not line.startswith("#"))
     return {key.strip(): value.strip() for key, _, value in pairs}

@@ -31,6 +31,7 @@ users = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("status IN ('push', 'both', 'pull')", name="users_status"),
     CheckConstraint("id > 0", name="users_id_positive"),
+    Index("users_active", "active_until", postgresql_where=text("active_until IS NOT NULL")),
 )
 
 follows = Table(

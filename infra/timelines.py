@@ -1,4 +1,4 @@
-"""Timelines in the three clusters: pages for readers, tokens and merges for rebuilds. Hides keys, Functions and routing.
+"""Timelines in the three clusters: pages for readers, tokens and merges for rebuilds. Hides keys and routing.
 
 A timeline is a Redis list behind a head; see lua/timelines.lua. The deliver agent's own call is in
 streams/node_calls.py. Next: rebuild.py.
@@ -161,7 +161,7 @@ class Timelines:
         places = shard_map.node_indexes(cluster)[slots_of(np.array(users, dtype=np.uint64))]
         answers: dict[int, Any] = {}
         for index, name in enumerate(shard_map.nodes_of(cluster)):
-            part = [users[at] for at in np.flatnonzero(places == index)]
+            part = [users[at] for at in np.flatnonzero(places == index).tolist()]
             if not part:
                 continue
             try:

@@ -8,34 +8,22 @@ from typing import Annotated
 import typer
 
 from infra.cli import JsonFlag, print_json, say, settings_of
-from infra.commands import announce_when, stop_on_signals
 from infra.composition import stores
 from infra.database import make_engine
-from producers import import_commands
+from infra.role import announce_when, begin_role
 from producers.publish import NewTweet, Publisher
 from producers.relay import Relay
 
+user = typer.Typer(no_args_is_help=True, help="Users.")
+
 UserId = Annotated[int, typer.Argument(help="A user's id.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands of `producers`."""
-    app.command()(relay)
-    app.command()(post)
-    app.command()(delete)
-    app.command()(follow)
-    app.command()(unfollow)
-    user = typer.Typer(no_args_is_help=True, help="Users.")
-    user.command("create")(user_create)
-    app.add_typer(user, name="user")
-    import_commands.register(app)
 
 
 def relay(context: typer.Context) -> None:
     """Run the relay: committed events from the outbox to Kafka; a second one waits."""
     settings = settings_of(context)
     url = settings.need("database_url")
-    stop, active = stop_on_signals(), threading.Event()
+    stop, active = begin_role(settings), threading.Event()
     announce_when(active, settings)
     engine = make_engine(url)
     try:
@@ -81,6 +69,7 @@ def unfollow(context: typer.Context, follower: UserId, author: UserId) -> None:
     say(f"user {follower} no longer follows user {author}")
 
 
+@user.command("create")
 def user_create(
     context: typer.Context,
     handle: Annotated[str, typer.Argument(help="1 to 30 letters, digits or underscores.")],

@@ -12,16 +12,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from infra.cli import JsonFlag, print_json, say, settings_of
-from infra.commands import stop_on_signals
 from infra.composition import stores
 from infra.database import make_engine
 from infra.errors import InvalidInput
+from infra.role import stop_on_signals
 from producers import importer
 from producers.import_files import check_is_file
 from producers.importer import ImportResult
 
 SAY_EVERY_S = 5.0  # where standard error is not a terminal
 EXIT_INTERRUPTED = 130
+
+group = typer.Typer(no_args_is_help=True, help="Bring in files; the same file again goes on or changes nothing.")
 
 FileToImport = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
 Name = Annotated[
@@ -33,14 +35,7 @@ BadLines = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds `import`."""
-    group = typer.Typer(no_args_is_help=True, help="Bring in files; the same file again goes on or changes nothing.")
-    group.command("follows")(import_follows)
-    group.command("tweets")(import_tweets)
-    app.add_typer(group, name="import")
-
-
+@group.command("follows")
 def import_follows(
     context: typer.Context,
     file: FileToImport,
@@ -65,6 +60,7 @@ def import_follows(
     report("follow", file, result, as_json)
 
 
+@group.command("tweets")
 def import_tweets(
     context: typer.Context,
     file: FileToImport,

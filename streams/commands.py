@@ -5,11 +5,6 @@ import typer
 from infra.cli import settings_of
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands of `streams`."""
-    app.command()(worker)
-
-
 def worker(context: typer.Context) -> None:
     """Run a worker: fan-out and delivery. Start as many as there is work for; the partitions spread."""
     from streams.worker import run_worker  # Faust takes half a second to import, and only workers need it

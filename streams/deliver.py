@@ -8,7 +8,8 @@ for, never skipped. Next: infra/lua/timelines.lua.
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ import structlog
 
 from infra import metrics, redis_keys
 from infra.database import reading
-from infra.errors import DependencyError, Fenced, RedisUnavailable
+from infra.errors import DependencyError, Fenced, RedisUnavailable, TokenLost, Undecodable
 from infra.events import Delivery, DeliveryKind, decode_deliveries
-from infra.rebuild import rebuild
+from infra.rebuild import BATCH_USERS_MAX, rebuild
 from infra.redis_node import Argument, RedisNode
 from infra.shard_map import ShardMap
 from infra.slots import slot_of
@@ -47,8 +48,12 @@ class Received:
 
 
 def receive(offset: int, value: bytes | None) -> Received:
-    """Raises `Undecodable`."""
-    return Received(offset, decode_deliveries(value))
+    """Raises `Undecodable`, also for an unmerge beside other records: it is applied in two calls."""
+    records = decode_deliveries(value)
+    kinds = {record.kind for record in records}
+    if DeliveryKind.UNMERGE in kinds and len(kinds) > 1:
+        raise Undecodable("an unmerge shares a message with other records; it must travel alone")
+    return Received(offset, records)
 
 
 def runs_of(messages: Sequence[Received]) -> Iterator[list[Received]]:
@@ -97,33 +102,31 @@ class Deliverer:
                 self._apply_run(run)
 
     def _apply_run(self, run: Sequence[Received]) -> None:
-        placed = in_order_of_effect([Placed(message.offset, one) for message in run for one in message.records])
-        answers = self._on_every_node(
-            lambda shard_map: arguments_by_node(placed, shard_map), self._apply_call(run[-1].offset)
-        )
-        _observe(placed, answers)
-        self._refill({key for answer in answers.values() for key in answer[5]})
+        self._apply_placed([Placed(message.offset, one) for message in run for one in message.records], run[-1].offset)
 
     def _unmerge(self, message: Received) -> None:
         """Resolved when it is applied: which of the entries that are there are the author's, by the database now."""
-        placed = []
-        for record in message.records:
-            owner, author = int(record.targets[0]), record.subject
-            key = redis_keys.home_timeline(owner)
-            found = self._on_every_node(
-                lambda shard_map, key=key, owner=owner: _page_of_owner(shard_map, key, owner), self._open_removal
-            )
-            ids = {int(entry) for answer in found.values() for entries in answer for entry in entries}
-            with reading(self._engine) as connection:
-                gone = list(connection.execute(_OF_AUTHOR, {"author": author, "ids": list(ids)}).scalars())
-            placed.append(
-                Placed(
-                    message.offset, Delivery(record.kind, author, 0, record.targets, np.array(gone, dtype=np.uint64))
-                )
-            )
-        answers = self._on_every_node(
-            lambda shard_map: arguments_by_node(placed, shard_map), self._apply_call(message.offset)
-        )
+        resolved = [self._with_entries(record) for record in message.records]
+        self._apply_placed([Placed(message.offset, record) for record in resolved], message.offset)
+
+    def _with_entries(self, record: Delivery) -> Delivery:
+        """An unmerge with the ids to remove, in whichever copy they are."""
+        owner = int(record.targets[0])
+        key = redis_keys.home_timeline(owner)
+
+        def route(shard_map: ShardMap) -> dict[str, list[Argument]]:
+            return {shard_map.node_of(cluster, slot_of(owner)): [key] for cluster in shard_map.placement}
+
+        found = self._on_every_node(route, self._open_removal)
+        ids = {int(entry) for answer in found.values() for entries in answer for entry in entries}
+        with reading(self._engine) as connection:
+            gone = connection.execute(_OF_AUTHOR, {"author": record.subject, "ids": list(ids)}).scalars().all()
+        return replace(record, ids=np.array(gone, dtype=np.uint64))
+
+    def _apply_placed(self, placed: Sequence[Placed], last_offset: int) -> None:
+        ordered = in_order_of_effect(placed)
+        answers = self._on_every_node(partial(arguments_by_node, ordered), self._apply_call(last_offset))
+        _observe(ordered, answers)
         self._refill({key for answer in answers.values() for key in answer[5]})
 
     def _apply_call(self, last_offset: int) -> "Call":
@@ -171,10 +174,9 @@ class Deliverer:
         """Rebuilds timelines that removals left with too little above a floor."""
         for kind in Kind:
             users = [redis_keys.id_of(key) for key in short_keys if key.startswith(kind.prefix)]
-            if users:
-                _until_done(
-                    lambda kind=kind, users=users: rebuild(self._engine, self._timelines, kind, users, renew=True)
-                )
+            for start in range(0, len(users), BATCH_USERS_MAX):
+                part = users[start : start + BATCH_USERS_MAX]
+                _until_done(partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
 
 
 Route = Callable[[ShardMap], dict[str, list[Argument]]]
@@ -206,17 +208,12 @@ def _until_done(step: Callable[[], object]) -> None:
     while True:
         try:
             step()
-        except (DependencyError, Fenced) as error:
+        except (DependencyError, Fenced, TokenLost) as error:
             log.warning("rebuild waits", error=str(error))
             time.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_MAX_S)
         else:
             return
-
-
-def _page_of_owner(shard_map: ShardMap, key: bytes, owner: int) -> dict[str, list[Argument]]:
-    holders = {shard_map.node_of(cluster, slot_of(owner)) for cluster in shard_map.placement}
-    return {name: [key] for name in holders}
 
 
 def _observe(placed: Sequence[Placed], answers: dict[str, Any]) -> None:

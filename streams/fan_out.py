@@ -166,7 +166,7 @@ def read_facts(engine: sa.Engine, events: Sequence[Activity], length: int) -> Fa
             now = {(author, follower) for author, follower in rows}
             following = {pair: pair in now for pair in pairs}
             authors = list({author for author, _ in now})
-            newest = {author: ids for author, ids in connection.execute(_NEWEST, {"ids": authors, "limit": length + 1})}
+            newest = dict(connection.execute(_NEWEST, {"ids": authors, "limit": length + 1}).tuples().all())
         return Facts(frozenset(live), frozenset(pull), following, newest)
 
 

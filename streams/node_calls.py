@@ -41,10 +41,11 @@ class Placed:
 
 
 def in_order_of_effect(placed: Sequence[Placed]) -> list[Placed]:
-    """Runs of plain chunks sorted by tweet id, so that most entries are the newest when they come; the rest as it is."""
+    """Runs of plain chunks sorted by tweet id, so that most entries are the newest when they come; the rest as is."""
     ordered: list[Placed] = []
     for plain, group in groupby(placed, key=lambda one: one.record.kind in PLAIN):
-        ordered += sorted(group, key=lambda one: one.record.subject) if plain else group
+        run = list(group)
+        ordered += sorted(run, key=lambda one: one.record.subject) if plain else run
     return ordered
 
 

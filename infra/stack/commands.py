@@ -9,13 +9,6 @@ from infra.errors import InvalidInput
 from infra.settings import Settings
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands. What they need is loaded when they run: every other command would wait for it."""
-    app.command()(up)
-    app.command()(down)
-    app.command()(status)
-
-
 def up(
     context: typer.Context,
     detach: Annotated[bool, typer.Option("--detach", help="Go on in the background once everything is ready.")] = False,

@@ -46,7 +46,7 @@ def fanfold(monkeypatch: pytest.MonkeyPatch, calls: list[object]) -> Fanfold:
         monkeypatch.setattr(audit_commands, "audit", answer)
         app = typer.Typer()
         app.callback()(lambda: None)
-        audit_commands.register(app)
+        app.command("audit")(audit_commands.audit_command)
         return CliRunner().invoke(app, ["audit", *arguments], obj=Settings(kafka_bootstrap="kafka:1"))
 
     monkeypatch.setattr(audit_commands, "stores", no_stores)

@@ -1,4 +1,4 @@
-"""The deliver agent's work on real servers: nothing is skipped, nothing is applied late, short timelines are refilled."""
+"""The deliver agent's work on real servers: nothing is skipped or applied late, short timelines are refilled."""
 
 import itertools
 import threading
@@ -55,7 +55,7 @@ def listed(stores: Stores, user_id: int, kind: Kind = Kind.HOME) -> dict[str, li
 
 
 def in_every_copy(values: Sequence[int]) -> dict[str, list[int]]:
-    return dict.fromkeys(CLUSTERS, list(values))
+    return {cluster: list(values) for cluster in CLUSTERS}
 
 
 def warm(stores: Stores, users: Sequence[int], kind: Kind = Kind.HOME) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -27,13 +28,13 @@ class Node:
     generation: int = 1
     numbers: "count[int]" = field(default_factory=lambda: count(1))
 
-    def apply(self, *records: tuple[str, int, int, bytes, str], last: int = 0, epoch: int = 1) -> list[int]:
+    def apply(self, *records: tuple[str, int, int, bytes, str], last: int = 0, epoch: int = 1) -> list[Any]:
         arguments = [one for record in records for one in record]
         number = next(self.numbers)
         answer = self.redis.call("apply", 0, epoch, self.generation, number, last, LENGTH, *arguments)
         return list(answer)
 
-    def deliver(self, number: int, key: bytes, offset: int = 0) -> list[int]:
+    def deliver(self, number: int, key: bytes, offset: int = 0) -> list[Any]:
         return self.apply(("D", offset, tweet(number), key, ""), last=offset)
 
     def listed(self, key: bytes) -> list[int]:

@@ -12,7 +12,6 @@ from infra.composition import Stores
 from infra.database import AUTHOR_LOCKS_MAX
 from infra.errors import Conflict, Forbidden, InvalidInput, NotFound
 from infra.events import ActivityType, decode_activity
-from producers import publish
 from producers.publish import NewTweet, Publisher
 from producers.snowflake import Snowflakes
 
@@ -132,7 +131,7 @@ def test_a_publisher_waits_for_its_author_and_for_nobody_else(
             assert go_on.wait(10)
         append(connection, told)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(publish.outbox, "append", hold)
+    monkeypatch.setattr(outbox, "append", hold)
     first = threading.Thread(target=lambda: publisher.post(NewTweet(slow, "first")), name="slow")
     first.start()
     assert inside.wait(10)
@@ -148,7 +147,8 @@ def test_a_publisher_waits_for_its_author_and_for_nobody_else(
         texts = (
             connection.execute(
                 sa.text(
-                    "SELECT text FROM outbox JOIN tweets ON tweets.id = (payload::json ->> 'tweet_id')::bigint ORDER BY outbox.id"
+                    "SELECT text FROM outbox JOIN tweets ON tweets.id = (payload::json ->> 'tweet_id')::bigint "
+                    "ORDER BY outbox.id"
                 )
             )
             .scalars()

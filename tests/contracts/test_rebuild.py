@@ -122,7 +122,7 @@ def test_a_removal_during_a_rebuild_makes_it_start_again_with_a_fresh_read(
 ) -> None:
     """The snapshot holds a tweet that is deleted and retracted before the merge."""
     reader, tweets = reader_and_tweets
-    read, reads = module.read_snapshots, []
+    read, reads = module.read_snapshots, list[Sequence[int]]()
 
     def read_then_retract(engine: sa.Engine, kind: Kind, users: Sequence[int], length: int) -> list[Snapshot]:
         snapshots = read(engine, kind, users, length)

@@ -41,7 +41,7 @@ def test_other_variables_are_none_of_our_business(tmp_path: Path) -> None:
 
 
 def test_a_missing_address_says_how_to_provide_it(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match="FANFOLD_DATABASE_URL is not set .* `fanfold up`"):
+    with pytest.raises(StackError, match=r"FANFOLD_DATABASE_URL is not set .* `fanfold up`"):
         load_settings({}, tmp_path).need("database_url")
 
 

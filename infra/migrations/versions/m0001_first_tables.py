@@ -60,7 +60,14 @@ STATEMENTS = (
     "CREATE INDEX outbox_unsent ON outbox (id) WHERE sent_at IS NULL",
     "CREATE TABLE relays (shard integer PRIMARY KEY, sleeping boolean NOT NULL)",
     "INSERT INTO relays VALUES (0, false)",
-    "CREATE TABLE imports (name text PRIMARY KEY, lines bigint NOT NULL, updated_at timestamptz NOT NULL DEFAULT now())",
+    """
+    CREATE TABLE imports (
+        name text PRIMARY KEY,
+        lines bigint NOT NULL,
+        updated_at timestamptz NOT NULL DEFAULT now()
+    )
+    """,
+    "CREATE INDEX users_active ON users (active_until) WHERE active_until IS NOT NULL",
     """
     CREATE VIEW live_tweets AS
     SELECT id, author_id, text, reply_to, retweet_of, created_at
