@@ -160,7 +160,8 @@ def read_facts(engine: sa.Engine, events: Sequence[Activity], length: int) -> Fa
     with reading(engine) as connection:
         pull = connection.execute(_PULL, {"ids": list({event.author_id for event in events})}).scalars()
         live = connection.execute(_LIVE, {"ids": posted}).scalars() if posted else ()
-        following, newest = {}, {}
+        following: dict[tuple[int, int], bool] = {}
+        newest: dict[int, Sequence[int]] = {}
         if pairs:
             rows = connection.execute(_PAIRS, {"authors": [a for a, _ in pairs], "followers": [f for _, f in pairs]})
             now = {(author, follower) for author, follower in rows}

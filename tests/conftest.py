@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
+import structlog
 
 from infra.composition import Stores, open_stores
 from infra.coordinator import Coordinator
@@ -19,6 +20,13 @@ from producers.publish import Publisher
 from tests.services import Services, running_services
 
 TEMPLATE = "fanfold_template"
+
+
+@pytest.fixture(autouse=True)
+def logs_of_this_test() -> Iterator[None]:
+    """A command that a test runs sets up logs for its own standard error, which is closed afterwards."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The whole pipeline as processes: kills in the middle, a second worker, a stop; the audit is clean afterwards."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from consumers.audit import audit
 from consumers.delivered import delivered, expected_deliveries
 from consumers.read_timeline import TimelineReader
 from infra.composition import Stores, stores
+from infra.errors import RedisUnavailable
 from infra.settings import Settings
 from infra.stack.supervisor import Stack
 from producers.importer import import_follows
@@ -42,12 +44,19 @@ class Pipeline:
         for batch in range(TWEETS // 100):
             tweets = publisher.post_many([NewTweet(number % AUTHORS + 1, f"{batch} {number}") for number in range(100)])
             for tweet in tweets[:5]:
-                publisher.delete(tweet.id)
-            reader, author = USERS - batch, batch % AUTHORS + 1
+                delete_as_a_client_does(publisher, tweet.id)
+            reader, author = self._some_follow()
             publisher.unfollow(reader, author)
             if batch % 2:
                 publisher.follow(reader, author)
             meanwhile(batch)
+
+    def _some_follow(self) -> tuple[int, int]:
+        with self.stores.engine.connect() as connection:
+            row = connection.execute(
+                sa.text("SELECT follower_id, author_id FROM follows ORDER BY random() LIMIT 1")
+            ).one()
+            return row.follower_id, row.author_id
 
     def check(self) -> None:
         """Everything is applied in time, and every timeline of every active user is right in every cluster."""
@@ -56,6 +65,32 @@ class Pipeline:
         assert result.differences == ()
         assert result.clean
         assert result.active_users == USERS
+
+
+def delete_as_a_client_does(publisher: Publisher, tweet_id: int) -> None:
+    """Again while a tombstone cannot be written everywhere."""
+    pause = threading.Event()
+    for _ in range(200):
+        try:
+            publisher.delete(tweet_id)
+        except RedisUnavailable:
+            pause.wait(0.1)
+        else:
+            return
+    raise AssertionError(f"tweet {tweet_id} could not be deleted within 20 s")
+
+
+def killing(stack: Stack, name: str) -> Callable[[int], None]:
+    """Kills a part in the middle of the traffic, and again once it is back."""
+
+    def meanwhile(batch: int) -> None:
+        if batch == 3:
+            killed = stack.kill(name, signal.SIGKILL)
+            stack.wait_restarted(name, killed)
+        if batch == 7:
+            stack.kill(name, signal.SIGKILL)
+
+    return meanwhile
 
 
 @contextmanager
@@ -84,21 +119,13 @@ def pipeline() -> Iterator[Pipeline]:
 
 
 def test_killing_the_worker_in_the_middle_loses_and_doubles_nothing(pipeline: Pipeline) -> None:
-    def kill_sometimes(batch: int) -> None:
-        if batch in (3, 7):
-            pipeline.stack.kill("worker", signal.SIGKILL)
-
-    pipeline.publish(kill_sometimes)
+    pipeline.publish(killing(pipeline.stack, "worker"))
 
     pipeline.check()
 
 
 def test_killing_the_relay_in_the_middle_loses_and_doubles_nothing(pipeline: Pipeline) -> None:
-    def kill_sometimes(batch: int) -> None:
-        if batch in (3, 7):
-            pipeline.stack.kill("relay", signal.SIGKILL)
-
-    pipeline.publish(kill_sometimes)
+    pipeline.publish(killing(pipeline.stack, "relay"))
 
     pipeline.check()
 
@@ -129,11 +156,8 @@ def test_a_stopped_worker_ends_soon_and_another_goes_on(pipeline: Pipeline) -> N
 def test_a_redis_node_that_restarts_empty_is_written_again_and_its_timelines_are_rebuilt_as_they_are_read(
     pipeline: Pipeline,
 ) -> None:
-    def restart_node(batch: int) -> None:
-        if batch == 4:
-            pipeline.stack.kill("b1", signal.SIGKILL)
-
-    pipeline.publish(restart_node)
+    pipeline.publish(killing(pipeline.stack, "b1"))
+    wait_until_applied(pipeline.stores.engine, pipeline.settings.kafka_bootstrap, APPLIED_S)
     TimelineReader(pipeline.stores).warm(range(1, USERS + 1))
 
     pipeline.check()
