@@ -1,20 +1,21 @@
 """Commands of the consumers: reading timelines, and the audit."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from consumers.read_timeline import Cursor, Page, TimelineReader
-from infra.cli import JsonFlag, print_json, settings_of
+from infra.cli import JsonFlag, UserId, parse_id, print_json, settings_of
 from infra.composition import stores
+from infra.http_answers import id_text, tweet_answer
 
 
 def timeline(
     context: typer.Context,
-    user: Annotated[int, typer.Argument(help="A user's id.")],
+    user: UserId,
     own: Annotated[bool, typer.Option("--own", help="The user's own tweets instead of the home timeline.")] = False,
     limit: Annotated[int, typer.Option(help="Tweets, 1 to 40.")] = 20,
-    max_id: Annotated[int | None, typer.Option(help="Only tweets older than this one.")] = None,
+    max_id: Annotated[int | None, typer.Option(parser=parse_id, help="Only tweets older than this one.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show a page of a timeline, newest first."""
@@ -33,18 +34,10 @@ def timeline(
         typer.echo(f"older: --max-id {page.next_max_id}")
 
 
-def as_object(page: Page) -> dict[str, object]:
-    """A page as JSON shows it."""
+def as_object(page: Page) -> dict[str, Any]:
+    """A page as JSON shows it, the same as over HTTP."""
     return {
-        "tweets": [
-            {
-                "id": str(tweet.id),
-                "author_id": str(tweet.author_id),
-                "text": tweet.text,
-                "created_at": tweet.created_at.isoformat(),
-            }
-            for tweet in page.tweets
-        ],
-        "next_max_id": None if page.next_max_id is None else str(page.next_max_id),
+        "tweets": [tweet_answer(tweet).model_dump(mode="json") for tweet in page.tweets],
+        "next_max_id": id_text(page.next_max_id),
         "state": page.state.value,
     }

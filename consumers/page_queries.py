@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from infra.database import reading
-from infra.slots import ID_MAX
+from infra.ids import ID_MAX
 from infra.timelines import Kind
 
 # The authors of a home page: the followed ones, celebrities too, and the reader himself.

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from consumers.read_timeline import Cursor
 from infra.database import reading
 from infra.errors import NotFound
-from infra.slots import ID_MAX
+from infra.ids import ID_MAX
 
 # Pages in the order of an index: (author_id, follower_id) for followers, (follower_id, author_id) for following.
 _PAGE = """

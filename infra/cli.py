@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import FanfoldError
+from infra.ids import ID_MAX
 from infra.logs import configure_logs
 from infra.settings import Settings, load_settings
 
@@ -28,6 +29,17 @@ PANELS = {
 }
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
+
+
+def parse_id(text: str) -> int:
+    """An id from the command line; the message names the value."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= ID_MAX):
+        raise typer.BadParameter(f"{text!r} is not an id, which is a whole number from 1 to {ID_MAX}")
+    return int(text)
+
+
+UserId = Annotated[int, typer.Argument(parser=parse_id, metavar="USER", help="A user's id.")]
+TweetId = Annotated[int, typer.Argument(parser=parse_id, metavar="TWEET", help="A tweet's id.")]
 
 
 def settings_of(context: typer.Context) -> Settings:
@@ -111,7 +123,7 @@ def main() -> None:
     """The `fanfold` command."""
     arguments = data_dir_first(sys.argv[1:])
     try:
-        build_app(wanted_command(arguments))(arguments)
+        build_app(wanted_command(arguments))(arguments, prog_name="fanfold")
     except FanfoldError as error:
         say(f"fanfold: {error}")
         sys.exit(error.exit_code)

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from infra.composition import Stores
 from infra.errors import InvalidInput
 from infra.http_problems import shown
-from infra.slots import ID_MAX
+from infra.ids import ID_MAX
 
 ACTING_USER_HEADER = "X-Fanfold-User"
 _DIGITS = re.compile(r"0|[1-9][0-9]{0,18}")

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import xxhash
 
 SLOTS = 1024
-ID_MAX = (1 << 63) - 1  # of users and tweets: PostgreSQL's bigint
 
 Ids = npt.NDArray[np.uint64]
 

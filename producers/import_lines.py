@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from infra.errors import InvalidInput
-from infra.slots import ID_MAX
+from infra.ids import ID_MAX
 from producers.import_files import LINE_BYTES_MAX
 from producers.rules import check_id, check_not_self, check_text
 from producers.snowflake import EARLIEST

@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 from infra.errors import InvalidInput
-from infra.slots import ID_MAX
+from infra.ids import ID_MAX
 
 TEXT_MAX = 280  # code points after NFC
 HANDLE = re.compile(r"[A-Za-z0-9_]{1,30}")

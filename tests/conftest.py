@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ import structlog
 from infra.composition import Stores, open_stores
 from infra.coordinator import Coordinator
 from infra.database import make_engine, upgrade
+from infra.errors import StackError
 from infra.redis_node import RedisNode
 from infra.registrar import Registration
 from infra.settings import Settings
@@ -31,10 +33,14 @@ def logs_of_this_test() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def services() -> Iterator[Services]:
-    """Running servers."""
-    with running_services() as running:
-        create_topics(running.kafka_bootstrap)
-        yield running
+    """Running servers. Without them nothing can be tested: the run ends with the sentence that says why."""
+    with ExitStack() as running:
+        try:
+            found = running.enter_context(running_services())
+        except StackError as error:
+            pytest.exit(str(error), returncode=error.exit_code)
+        create_topics(found.kafka_bootstrap)
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from infra.slots import ID_MAX
+from infra.ids import ID_MAX
 from tests.http_client import Client, acting, client_of, problem_of, unreachable_stores
 
 JSON = {"content-type": "application/json"}
