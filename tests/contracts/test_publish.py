@@ -117,6 +117,18 @@ def test_an_authors_events_are_in_commit_order_under_concurrency(
     assert len(set(committed)) == 160
 
 
+def waits_for_a_lock(engine: sa.Engine) -> bool:
+    """Whether somebody waits for an author's lock within 3 s."""
+    pause = threading.Event()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for _ in range(60):
+            waiting = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            if connection.execute(waiting).scalar_one():
+                return True
+            pause.wait(0.05)
+    return False
+
+
 def test_a_publisher_waits_for_its_author_and_for_nobody_else(
     publisher: Publisher, engine: sa.Engine, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,10 +150,11 @@ def test_a_publisher_waits_for_its_author_and_for_nobody_else(
     second = threading.Thread(target=lambda: publisher.post(NewTweet(slow, "second")))
     second.start()
     publisher.post(NewTweet(other, "not held back"))
-    assert second.is_alive()
+    held_back = waits_for_a_lock(engine)
     go_on.set()
     first.join(10)
     second.join(10)
+    assert held_back
 
     with engine.connect() as connection:
         texts = (
