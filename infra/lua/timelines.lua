@@ -210,6 +210,28 @@ local function change_celebrity(key, author, add)
   end
 end
 
+-- One tweet into each list of a page, the usual case first: newer than all that is there.
+local function insert_chunk(id, page, length, count)
+  for key in keys_of(page) do
+    local tail = redis.call('LINDEX', key, -1)
+    if not tail then
+      count.absent = count.absent + 1
+    elseif id > tail or is_token(tail) then
+      local size = redis.call('RPUSH', key, id)
+      if size > length + 1 + TRIM_SLACK then trim(key, size, length) end
+      count.inserted = count.inserted + 1
+    else
+      local outcome = insert_inside(key, id, length)
+      count[outcome] = count[outcome] + 1
+      if outcome == 'inserted' then count.inside = count.inside + 1 end
+    end
+  end
+end
+
+local function new_count()
+  return { inserted = 0, present = 0, below = 0, absent = 0, inside = 0 }
+end
+
 -- Writing in the order of the log -----------------------------------------------------------------------------------
 
 -- apply: partition, epoch, generation, call, last offset, length, then five arguments a record:
@@ -225,33 +247,12 @@ local function apply(_, args)
   local applied, refused = take_call(partition, epoch, generation, call)
   if not applied then return refused end
 
-  local count = { inserted = 0, present = 0, below = 0, absent = 0 }
-  local out_of_order, short = 0, {}
+  local count, short, again = new_count(), {}, new_count()
   for at = 7, #args, 5 do
     local kind, offset, id, page, ids = args[at], tonumber(args[at + 1]), args[at + 2], args[at + 3], args[at + 4]
     if kind == 'D' then
-      local inserted, other = 0, { present = 0, below = 0, absent = 0 }
-      for key in keys_of(page) do
-        local tail = redis.call('LINDEX', key, -1)
-        if not tail then
-          other.absent = other.absent + 1
-        elseif id > tail or is_token(tail) then
-          local size = redis.call('RPUSH', key, id)
-          if size > length + 1 + TRIM_SLACK then trim(key, size, length) end
-          inserted = inserted + 1
-        else
-          local outcome = insert_inside(key, id, length)
-          if outcome == 'inserted' then
-            inserted, out_of_order = inserted + 1, out_of_order + 1
-          else
-            other[outcome] = other[outcome] + 1
-          end
-        end
-      end
-      if offset > applied and string.sub(page, 1, 1) == 'h' then
-        count.inserted = count.inserted + inserted
-        for outcome, number in pairs(other) do count[outcome] = count[outcome] + number end
-      end
+      local is_counted = offset > applied and string.sub(page, 1, 1) == 'h'
+      insert_chunk(id, page, length, is_counted and count or again)
     elseif kind == 'R' or kind == 'X' then
       local gone = kind == 'R' and { id } or ids_of(ids)
       for key in keys_of(page) do
@@ -267,7 +268,7 @@ local function apply(_, args)
   if last > applied then redis.call('HSET', 'c:' .. partition, 'applied', args[5]) end
   local delivered = count.inserted + count.present + count.below
   if delivered > 0 then redis.call('HINCRBY', 'c:' .. partition, 'delivered', delivered) end
-  return { count.inserted, count.present, count.below, count.absent, out_of_order, short }
+  return { count.inserted, count.present, count.below, count.absent, count.inside + again.inside, short }
 end
 
 -- open_removal: partition, epoch, generation, call, page of keys. The reading half of an unmerge: replaces tokens, and
