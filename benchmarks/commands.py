@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli import JsonFlag, print_json, settings_of
+from infra.cli import EXIT_INTERRUPTED, JsonFlag, print_json, say, settings_of
 from infra.errors import CheckFailed, InvalidInput
 from infra.stack.progress import to_standard_error
 
@@ -19,23 +19,26 @@ def demo(
     context: typer.Context,
     follows: Annotated[Path | None, typer.Option(help="Follows to use (TSV or CSV) instead of a made graph.")] = None,
     tweets: Annotated[Path | None, typer.Option(help="Tweets to use (JSON lines); needs --follows.")] = None,
-    threshold: Annotated[int | None, typer.Option(help="Followers above which an author is a celebrity.")] = None,
+    threshold: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Followers above which an author is a celebrity.")
+    ] = None,
     active: Annotated[float, typer.Option(help="Share of users who read before the first tweet.")] = 1.0,
-    made_tweets: Annotated[int, typer.Option("--count", help="Tweets to make up.")] = 5_000,
+    made_tweets: Annotated[int, typer.Option("--count", min=1, max=1_000_000, help="Tweets to make up.")] = 5_000,
     mix: Annotated[bool, typer.Option(help="Mix deletes, follows and unfollows into made tweets.")] = True,
-    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of everything that is made up.")] = 7,
     as_json: JsonFlag = False,
 ) -> None:
     """Run the whole main job on real servers, check every timeline, and stop everything.
 
-    Needs nothing that runs and leaves nothing behind; state lives in DATA_DIR/demo meanwhile.
+    Needs nothing that runs. State lives in DATA_DIR/demo meanwhile, and stays there, with the logs, when the demo is
+    interrupted or fails.
     """
     from benchmarks.demo import Options, run_demo
     from benchmarks.demo_report import Watcher, print_summary
 
     options = Options(
-        threshold=threshold or (GIVEN_THRESHOLD if follows else MADE_THRESHOLD),
+        threshold=_default_threshold(follows) if threshold is None else threshold,
         active_share=active,
         seed=seed,
         follows=follows,
@@ -47,14 +50,22 @@ def demo(
         workers=workers,
     )
     _check(options.active_share, follows, tweets)
-    _end_on_sigterm()
-    summary = run_demo(options, settings_of(context).data_dir, Watcher(), to_standard_error)
+    _stop_once_on_signals()
+    try:
+        summary = run_demo(options, settings_of(context).data_dir, Watcher(), to_standard_error)
+    except KeyboardInterrupt:
+        say(f"interrupted: everything is stopped; the logs stay in {settings_of(context).data_dir / 'demo' / 'logs'}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if as_json:
         print_json(summary.as_json())
     else:
         print_summary(summary)
     if not summary.good:
         raise CheckFailed("the demo's result is not as the database says it must be")
+
+
+def _default_threshold(follows: Path | None) -> int:
+    return MADE_THRESHOLD if follows is None else GIVEN_THRESHOLD
 
 
 def _check(active_share: float, follows: Path | None, tweets: Path | None) -> None:
@@ -67,10 +78,13 @@ def _check(active_share: float, follows: Path | None, tweets: Path | None) -> No
             raise InvalidInput(f"{path} is not a file")
 
 
-def _end_on_sigterm() -> None:
-    """SIGTERM ends the demo as Ctrl-C does: everything that was started is stopped."""
+def _stop_once_on_signals() -> None:
+    """Ctrl-C and SIGTERM stop everything that was started; a second one does not interrupt the stopping."""
 
     def interrupt(_: int, __: FrameType | None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)

@@ -67,7 +67,7 @@ def run_demo(options: Options, data_dir: Path, watcher: Watcher, report: Report)
     The folder stays when something failed: its logs say why.
     """
     folder = data_dir / "demo"
-    stop_stack(folder)  # what a killed demo left
+    stop_stack(folder, silent=True)  # what a killed demo left
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     stack = Stack(folder, workers=options.workers)

@@ -13,7 +13,7 @@ from enum import StrEnum
 from consumers import page_queries
 from consumers.read_tweet import read_live
 from infra.composition import Stores
-from infra.errors import InvalidInput, NotFound
+from infra.errors import InvalidInput, NotFound, TokenLost
 from infra.rebuild import BATCH_USERS_MAX, Outcome, activate, rebuild
 from infra.timelines import RENEW_BELOW_S, Kind, TimelinePage
 from infra.tweet_bodies import Body
@@ -139,13 +139,19 @@ class TimelineReader:
         if page.floor is not None:
             return page
         self._need_user(user_id)
-        rebuilt = rebuild(self._stores.engine, self._timelines, kind, [user_id])[user_id]
+        rebuilt = self._rebuild(kind, user_id)
         deadline = time.monotonic() + BUSY_WAIT_S
         page = self._timelines.page(kind, user_id, below, wanted)
         while page.floor is None and rebuilt is Outcome.BUSY and time.monotonic() < deadline:
             time.sleep(BUSY_POLL_S)
             page = self._timelines.page(kind, user_id, below, wanted)
         return page if page.floor is not None else None
+
+    def _rebuild(self, kind: Kind, user_id: int) -> Outcome:
+        try:
+            return rebuild(self._stores.engine, self._timelines, kind, [user_id])[user_id]
+        except TokenLost:
+            return Outcome.BUSY  # removals come faster than it can be rebuilt; the database has the page
 
     def _celebrities(self, user_id: int, page: TimelinePage) -> Sequence[int]:
         if page.celebrities is not None:

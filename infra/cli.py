@@ -1,6 +1,6 @@
 """The command line's frame: finds each folder's commands by entry points, turns errors into exit codes.
 
-Exit 0 done, 1 the check failed, 2 bad use or configuration, 3 a dependency cannot be reached.
+Exit 0 done, 1 the check failed, 2 bad use or configuration, 3 a dependency cannot be reached, 130 interrupted.
 Results go to standard output, everything else to standard error.
 """
 
@@ -19,6 +19,7 @@ from infra.ids import ID_MAX
 from infra.logs import configure_logs
 from infra.settings import Settings, load_settings
 
+EXIT_INTERRUPTED = 130  # as shells have it: 128 and SIGINT's number
 COMMAND_GROUP = "fanfold.commands"
 PANELS = {
     "infra": "1. Stack, set-up and roles",
@@ -127,3 +128,9 @@ def main() -> None:
     except FanfoldError as error:
         say(f"fanfold: {error}")
         sys.exit(error.exit_code)
+    except Exception as error:
+        if os.environ.get("FANFOLD_LOG_LEVEL") == "debug":
+            raise
+        say(f"fanfold: something unforeseen went wrong: {type(error).__name__}: {error}")
+        say("FANFOLD_LOG_LEVEL=debug shows where; please report it")
+        sys.exit(1)

@@ -9,7 +9,7 @@ import threading
 
 import structlog
 
-from infra.errors import FanfoldError
+from infra.errors import FanfoldError, ZooKeeperUnavailable
 from infra.live_settings import ensure_live_settings
 from infra.redis_node import RedisNode
 from infra.shard_map import CLUSTERS, ShardMap, decode_shard_map, encode_shard_map, make_shard_map
@@ -61,8 +61,13 @@ class Coordinator:
         return not missing
 
     def run(self, stop: threading.Event, ready: threading.Event) -> None:
-        """Steps until `stop` is set. While ZooKeeper is away nothing is decided."""
+        """Steps until `stop` is set. While ZooKeeper is away nothing is decided.
+
+        Raises `ZooKeeperUnavailable` when the session was lost: somebody else may lead by now.
+        """
         while not stop.is_set():
+            if self._zookeeper.lost.is_set():
+                raise ZooKeeperUnavailable("the coordinator's session with ZooKeeper was lost: start it again")
             if not self._zookeeper.suspended.is_set():
                 try:
                     if self.step():
@@ -90,8 +95,8 @@ class Coordinator:
         if found is None:
             self._installed.pop(name, None)
             return False
-        run_id = json.loads(found[0])["run_id"]
-        if self._installed.get(name) == (run_id, shard_map.epoch):
+        incarnation = json.loads(found[0])["incarnation"]
+        if self._installed.get(name) == (incarnation, shard_map.epoch):
             return True
         node = RedisNode(name, shard_map.addresses[name], timeout_s=INSTALL_TIMEOUT_S)
         try:
@@ -101,6 +106,6 @@ class Coordinator:
             return False
         finally:
             node.close()
-        self._installed[name] = (run_id, shard_map.epoch)
+        self._installed[name] = (incarnation, shard_map.epoch)
         log.info("epoch installed", node=name, epoch=shard_map.epoch)
         return True

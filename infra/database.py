@@ -7,6 +7,7 @@ ascending. So an import has the table to itself for one batch, and no two transa
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -17,7 +18,14 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from infra.errors import DatabaseUnavailable
 
 POOL_CONNECTIONS_MAX = 20  # of one process; the embedded server takes 200
-CONNECT_TIMEOUT_S = 5
+# A server that silently went away is noticed within 10 s: by what was sent, or by keepalives when nothing was.
+NETWORK: dict[str, Any] = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 LOCK_TIMEOUT_MS = 5_000  # a frozen publisher must not block its author for longer
 AUTHOR_LOCKS_MAX = 500  # of one transaction: PostgreSQL's lock table is small
 IMPORT_LOCK = 0  # users have ids above 0, so no author's lock has this key
@@ -32,7 +40,7 @@ def make_engine(url: str) -> sa.Engine:
         pool_size=POOL_CONNECTIONS_MAX,
         max_overflow=0,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fanfold"},
+        connect_args={"application_name": "fanfold", **NETWORK},
     )
 
 

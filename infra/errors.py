@@ -11,6 +11,7 @@ FanfoldError                     exit 1
 ├── Undecodable                  a message that no known version of the code can read
 ├── Fenced                       a Redis node refused a write: old epoch, generation or call
 ├── Superseded                   a newer worker has taken over; drop what is held
+├── RedisRefused                 a Redis node refuses a command for a reason that will not pass
 ├── TokenLost                    a rebuild is no longer mine; start again
 └── DependencyError              exit 3, HTTP 503, retriable: a server cannot be reached
     ├── DatabaseUnavailable
@@ -81,6 +82,10 @@ class Fenced(FanfoldError):
     """
 
     retriable = True
+
+
+class RedisRefused(FanfoldError):
+    """Raised when a Redis node answers a command with an error that trying again does not mend."""
 
 
 class Superseded(FanfoldError):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from infra.errors import Undecodable
+from infra.ids import ID_MAX
 from infra.slots import Ids
 
 VERSION = 1
@@ -72,8 +73,11 @@ def decode_activity(data: bytes | None) -> Activity:
         if value["version"] != VERSION:
             raise Undecodable(f"activity has version {value['version']!r}, and this code reads {VERSION}")
         kind = ActivityType(value["type"])
-        return Activity(kind, int(value["author_id"]), int(value[_OTHER[kind]]), int(value["published_ms"]))
-    except (ValueError, KeyError, TypeError) as error:
+        author_id, other_id = int(value["author_id"]), int(value[_OTHER[kind]])
+        if not (1 <= author_id <= ID_MAX and 1 <= other_id <= ID_MAX):
+            raise Undecodable(f"activity names the ids {author_id} and {other_id}, which must be from 1 to {ID_MAX}")
+        return Activity(kind, author_id, other_id, int(value["published_ms"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Undecodable(f"activity cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -88,6 +92,11 @@ class DeliveryKind(IntEnum):
     UNMERGE = 6  # subject: author; targets: one follower
     ADD_CELEBRITY = 7  # subject: author; targets: one follower, into the set of followed celebrities
     REMOVE_CELEBRITY = 8  # subject: author; targets: one follower
+
+
+ONE_TARGET = frozenset(
+    {DeliveryKind.MERGE, DeliveryKind.UNMERGE, DeliveryKind.ADD_CELEBRITY, DeliveryKind.REMOVE_CELEBRITY}
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +139,17 @@ def decode_deliveries(data: bytes | None) -> list[Delivery]:
             at += 8 * targets
             entry_ids = np.frombuffer(data, ">u8", ids, at) if ids else NO_IDS
             at += 8 * ids
-            records.append(Delivery(DeliveryKind(kind), subject, published_ms, target_ids, entry_ids))
+            records.append(_checked(Delivery(DeliveryKind(kind), subject, published_ms, target_ids, entry_ids)))
     except (ValueError, struct.error) as error:
         raise Undecodable(f"delivery message cannot be read at byte {at}: {error}") from error
     return records
+
+
+def _checked(record: Delivery) -> Delivery:
+    if record.kind in ONE_TARGET and len(record.targets) != 1:
+        raise Undecodable(f"a {record.kind.name} record has {len(record.targets)} targets; it has exactly one")
+    if record.kind is DeliveryKind.MERGE and len(record.ids) == 0:
+        raise Undecodable("a MERGE record has no bound")
+    if record.subject < 1:
+        raise Undecodable(f"a {record.kind.name} record has the subject {record.subject}, which is no id")
+    return record

@@ -4,12 +4,12 @@ Deliveries stick to a timeline from the moment it holds a token, and the snapsho
 misses sticks, what both hold is one entry. A removal that meets a token replaces it, and the rebuild starts again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 import sqlalchemy as sa
-import structlog
 
 from infra.database import IMPORT_LOCK, reading, transaction
 from infra.errors import RedisUnavailable, TokenLost
@@ -20,7 +20,8 @@ BATCH_USERS_MAX = 500  # one rebuild: at most 400,000 entries in memory, and cal
 ATTEMPTS_MAX = 20  # each lost token means that a removal came in between
 ACTIVE_MARGIN = timedelta(days=1)  # active outlives every copy's time to live
 
-log = structlog.get_logger()
+Held = dict[str, list[int]]  # cluster → the users whose timelines hold our token there
+Take = Callable[[Sequence[int], int], Held]  # users and a token
 
 # Newest first up to one more than the length: the extra one, when there is one, is the floor.
 _HOME_SNAPSHOT = sa.text(
@@ -95,15 +96,10 @@ def rebuild(
     outcomes: dict[int, Outcome] = {}
     if renew:
         for cluster in CLUSTERS:
-            _repeat(
-                engine, timelines, kind, users, lambda left, token, c=cluster: _renew(timelines, kind, left, token, c)
-            )
+            _repeat(engine, timelines, kind, users, partial(_renew, timelines, kind, cluster), must=True)
         return dict.fromkeys(users, Outcome.REBUILT)
 
-    def take(left: Sequence[int], token: int) -> dict[str, list[int]]:
-        return _claim(timelines, kind, left, token, outcomes)
-
-    _repeat(engine, timelines, kind, users, take)
+    _repeat(engine, timelines, kind, users, partial(_claim, timelines, kind, outcomes), must=False)
     return outcomes
 
 
@@ -115,7 +111,9 @@ def read_snapshots(engine: sa.Engine, kind: Kind, users: Sequence[int], length: 
         return [Snapshot(user_id, floor, ids) for user_id, floor, ids in rows]
 
 
-def _repeat(engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], take) -> None:  # type: ignore[no-untyped-def]
+def _repeat(
+    engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], take: Take, *, must: bool
+) -> None:
     """Token, fresh read, merge; again for the timelines whose token was lost."""
     left = list(dict.fromkeys(users))
     for _ in range(ATTEMPTS_MAX):
@@ -125,17 +123,15 @@ def _repeat(engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence
         if not holders:
             return
         snapshots = read_snapshots(engine, kind, holders, timelines.live.timeline_entries)
-        left = _merge(timelines, kind, held, snapshots, token)
+        left = _merge(timelines, kind, held, snapshots, token, must)
         if not left:
             return
     raise TokenLost(f"{len(left)} timelines changed during {ATTEMPTS_MAX} rebuilds in a row, user {left[0]} among them")
 
 
-def _claim(
-    timelines: Timelines, kind: Kind, users: Sequence[int], token: int, outcomes: dict[int, Outcome]
-) -> dict[str, list[int]]:
+def _claim(timelines: Timelines, kind: Kind, outcomes: dict[int, Outcome], users: Sequence[int], token: int) -> Held:
     """Single flight is decided on the first copy that lacks the timeline; its holder joins the others unasked."""
-    held: dict[str, list[int]] = {}
+    held: Held = {}
     undecided, mine = list(users), list[int]()
     for cluster in CLUSTERS:
         joined = timelines.put_tokens(cluster, kind, mine, token, "join")
@@ -150,7 +146,7 @@ def _claim(
     return held
 
 
-def _renew(timelines: Timelines, kind: Kind, users: Sequence[int], token: int, cluster: str) -> dict[str, list[int]]:
+def _renew(timelines: Timelines, kind: Kind, cluster: str, users: Sequence[int], token: int) -> Held:
     letters = timelines.put_tokens(cluster, kind, users, token, "renew")
     if "U" in letters.values():
         raise RedisUnavailable(f"cluster {cluster} cannot be reached to rebuild timelines that are present")
@@ -158,12 +154,14 @@ def _renew(timelines: Timelines, kind: Kind, users: Sequence[int], token: int, c
 
 
 def _merge(
-    timelines: Timelines, kind: Kind, held: dict[str, list[int]], snapshots: Sequence[Snapshot], token: int
+    timelines: Timelines, kind: Kind, held: Held, snapshots: Sequence[Snapshot], token: int, must: bool
 ) -> list[int]:
-    """The users whose token was lost in some copy."""
+    """The users whose token was lost in some copy. A copy that cannot be written stays absent, unless it `must`."""
     by_user = {snapshot.user_id: snapshot for snapshot in snapshots}
     lost: set[int] = set()
     for cluster, users in held.items():
         letters = timelines.merge(cluster, kind, [by_user[user_id] for user_id in users], token)
+        if must and "U" in letters.values():
+            raise RedisUnavailable(f"cluster {cluster} cannot be written to rebuild timelines that were present")
         lost |= {user_id for user_id, letter in letters.items() if letter == "L"}
     return sorted(lost)

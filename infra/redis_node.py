@@ -11,12 +11,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from infra.errors import Fenced, RedisUnavailable, Superseded
+from infra.errors import FanfoldError, Fenced, RedisRefused, RedisUnavailable, Superseded
 
 LIBRARY = "fanfold"
 CALL_TIMEOUT_S = 5.0  # a bounded call takes under 0.1 s; a busy two-core machine can hold it back for a second
 CONNECT_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 64  # threads of one process that call one node at the same time
+
+# What a server says that is alive and will take the same call later.
+NOT_NOW = ("LOADING", "BUSY", "OOM", "MASTERDOWN", "READONLY", "Function not found", "ERR Function not found")
 
 Argument = bytes | str | int | float
 
@@ -74,12 +77,12 @@ class RedisNode:
         """Closes every connection."""
         self._client.close()
 
-    def _refusal(self, error: redis.ResponseError) -> Exception:
+    def _refusal(self, error: redis.ResponseError) -> FanfoldError:
         text = str(error)
         if text.startswith("SUPERSEDED"):
             return Superseded(f"Redis node {self.name} refused an old worker: {text}")
         if text.startswith("FENCED"):
             return Fenced(f"Redis node {self.name} refused a write: {text}")
-        if text.startswith(("LOADING", "BUSY", "Function not found", "ERR Function not found")):
-            return RedisUnavailable(f"Redis node {self.name} is not ready: {text}")
-        return error
+        if text.startswith(NOT_NOW):
+            return RedisUnavailable(f"Redis node {self.name} cannot take the call now: {text}")
+        return RedisRefused(f"Redis node {self.name} refused a command: {text}")

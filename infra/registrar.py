@@ -38,7 +38,7 @@ def check_node(node: RedisNode) -> str:
 
 def prepare_node(node: RedisNode, run_id: str) -> bool:
     """Empties a node that restarted, loads the Functions, writes the incarnation. False when it was ready already."""
-    if _text(node.command("HGET", "n", "run_id") or b"") == run_id:
+    if incarnation_of(node)[0] == run_id:
         node.load_functions()
         return False
     node.command("FLUSHALL", "SYNC")
@@ -46,6 +46,12 @@ def prepare_node(node: RedisNode, run_id: str) -> bool:
     # A crash before this line leaves a node that refuses every write; the next look starts again.
     node.command("HSET", "n", "incarnation", secrets.token_hex(8), "run_id", run_id)
     return True
+
+
+def incarnation_of(node: RedisNode) -> tuple[str, str]:
+    """The run id that the node was prepared in, and its incarnation; empty when it was not, or was emptied since."""
+    run_id, incarnation = node.command("HMGET", "n", "run_id", "incarnation")
+    return _text(run_id or b""), _text(incarnation or b"")
 
 
 class Registration:
@@ -71,11 +77,12 @@ class Registration:
         """One look at the node: registers it when it is new or restarted."""
         run_id = _info(self._node)["run_id"]
         path = f"{NODES_PATH}/{self._node.name}"
-        if run_id == self._run_id and self._zookeeper.read(path) is not None:
+        if run_id == self._run_id == incarnation_of(self._node)[0] and self._zookeeper.read(path) is not None:
             return
         check_node(self._node)
         emptied = prepare_node(self._node, run_id)
-        member = json.dumps({"url": self._node.url, "run_id": run_id}).encode()
+        _, incarnation = incarnation_of(self._node)
+        member = json.dumps({"url": self._node.url, "incarnation": incarnation}).encode()
         self._zookeeper.delete(path)
         self._zookeeper.create(path, member, ephemeral=True)
         self._run_id = run_id

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from infra import redis_keys
-from infra.errors import RedisUnavailable
+from infra.errors import Fenced, RedisUnavailable
 from infra.live_settings import LiveSettings
 from infra.redis_clusters import RedisClusters
 from infra.redis_node import RedisNode
@@ -99,7 +99,7 @@ class Timelines:
         return found
 
     def put_tokens(self, cluster: str, kind: Kind, users: Sequence[int], token: int, mode: str) -> dict[int, str]:
-        """Puts a token on timelines of one cluster: T taken, P present, B busy, U the node cannot be reached."""
+        """Puts a token on timelines of one cluster: T taken, P present, B busy, U the node cannot be written."""
 
         def call(node: RedisNode, part: list[int]) -> dict[int, str]:
             epoch = self.clusters.shard_map.epoch
@@ -109,7 +109,7 @@ class Timelines:
         return self._by_node(cluster, users, call, "U")
 
     def merge(self, cluster: str, kind: Kind, snapshots: Sequence[Snapshot], token: int) -> dict[int, str]:
-        """Merges snapshots into timelines that hold the token: M merged, L token lost, U not reached."""
+        """Merges snapshots into timelines that hold the token: M merged, L token lost, U not written."""
         by_user = {snapshot.user_id: snapshot for snapshot in snapshots}
         live = self.live
 
@@ -166,7 +166,7 @@ class Timelines:
                 continue
             try:
                 answers |= call(self.clusters.node(name), part)
-            except RedisUnavailable:
+            except (RedisUnavailable, Fenced):
                 if away != []:
                     answers |= dict.fromkeys(part, away)
         return answers

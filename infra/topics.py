@@ -17,6 +17,7 @@ from infra.errors import KafkaUnavailable
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 CREATE_TIMEOUT_S = 30.0
+DEAD_LETTER_BYTES_MAX = 2 * 1_048_576  # any message that another topic took, and the headers that say why
 MESSAGE_BYTES_MAX = 1_048_576  # the broker's limit for one message, and what a chunk's bounds stay under
 
 
@@ -44,12 +45,17 @@ DEAD_LETTER_RETENTION_MS = 30 * DAY_MS
 
 def create_topics(bootstrap: str, replicas: int = -1) -> list[str]:
     """Creates what is missing and returns its names; `replicas` -1 is the broker's default."""
-    wanted = [(topic.name, topic.partitions, topic.retention_ms) for topic in TOPICS]
-    wanted += [(topic.dead_letters, 1, DEAD_LETTER_RETENTION_MS) for topic in TOPICS]
+    wanted = [(topic.name, topic.partitions, topic.retention_ms, MESSAGE_BYTES_MAX) for topic in TOPICS]
+    wanted += [(topic.dead_letters, 1, DEAD_LETTER_RETENTION_MS, DEAD_LETTER_BYTES_MAX) for topic in TOPICS]
     admin = AdminClient({"bootstrap.servers": bootstrap})
     new = [
-        NewTopic(name, partitions, replicas, config={"retention.ms": str(retention_ms)})
-        for name, partitions, retention_ms in wanted
+        NewTopic(
+            name,
+            partitions,
+            replicas,
+            config={"retention.ms": str(retention_ms), "max.message.bytes": str(bytes_max)},
+        )
+        for name, partitions, retention_ms, bytes_max in wanted
     ]
     created = []
     for name, future in admin.create_topics(new, operation_timeout=CREATE_TIMEOUT_S).items():

@@ -1,11 +1,13 @@
 """Tweet bodies: cached in the three clusters by tweet id, filled with SET NX, buried by a tombstone on delete.
 
-A reader that read the database before a delete cannot put the body back: its SET NX meets the tombstone (G7).
+A reader that read the database before a delete cannot put the body back: its SET NX meets the tombstone, and it looks
+at the database again after it (G7).
 """
 
 import json
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -53,9 +55,7 @@ class TweetBodies:
         unknown = [tweet_id for tweet_id in ids if tweet_id not in cached]
         found = {tweet_id: decode_body(data) for tweet_id, data in cached.items() if data != TOMBSTONE}
         if unknown:
-            with reading(self._engine) as connection:
-                fresh = [Body(*row) for row in connection.execute(_READ, {"ids": unknown})]
-            found |= self._fill(fresh)
+            found |= self._fill(self._live(unknown))
         return found
 
     def bury(self, ids: Sequence[int]) -> None:
@@ -85,14 +85,22 @@ class TweetBodies:
             found |= {tweet_id: data for tweet_id, data in zip(part, values, strict=True) if data is not None}
         return found
 
+    def _live(self, ids: Sequence[int]) -> list[Body]:
+        with reading(self._engine) as connection:
+            return [Body(*row) for row in connection.execute(_READ, {"ids": list(ids)})]
+
     def _fill(self, bodies: Sequence[Body]) -> dict[int, Body]:
-        """SET NX in every cluster that answers. What meets a tombstone anywhere is dropped."""
-        buried: set[int] = set()
+        """SET NX in every cluster that answers, then a second look at the database: what was deleted meanwhile is
+        buried. A delete that commits after that look writes its own tombstones after our bodies."""
         by_id = {body.id: body for body in bodies}
         for cluster in CLUSTERS:
             for node, part in self._by_node(cluster, list(by_id)).items():
-                buried |= _fill_node(node, [by_id[tweet_id] for tweet_id in part])
-        return {tweet_id: body for tweet_id, body in by_id.items() if tweet_id not in buried}
+                _fill_node(node, [by_id[tweet_id] for tweet_id in part])
+        live = {body.id: body for body in self._live(list(by_id))} if by_id else {}
+        gone = [tweet_id for tweet_id in by_id if tweet_id not in live]
+        if gone:
+            self.bury(gone)
+        return live
 
     def _by_node(self, cluster: str, ids: Sequence[int]) -> dict[RedisNode, list[int]]:
         parts: dict[RedisNode, list[int]] = {}
@@ -121,11 +129,7 @@ def decode_body(data: bytes) -> Body:
     return Body(value["i"], value["a"], value["t"], created_at, value["p"], value["o"])
 
 
-def _fill_node(node: RedisNode, bodies: Sequence[Body]) -> set[int]:
-    """The ids that are buried on this node. One that cannot be reached only stays without the bodies."""
-    batch = [("SET", redis_keys.body(body.id), encode_body(body), "EX", BODY_TTL_S, "NX", "GET") for body in bodies]
-    try:
-        before = node.commands(batch)
-    except RedisUnavailable:
-        return set()
-    return {body.id for body, old in zip(bodies, before, strict=True) if old == TOMBSTONE}
+def _fill_node(node: RedisNode, bodies: Sequence[Body]) -> None:
+    """One that cannot be reached only stays without the bodies."""
+    with suppress(RedisUnavailable):
+        node.commands([("SET", redis_keys.body(body.id), encode_body(body), "EX", BODY_TTL_S, "NX") for body in bodies])

@@ -13,7 +13,7 @@ from kazoo.exceptions import BadVersionError, KazooException, NodeExistsError, N
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.retry import KazooRetry
 
-from infra.errors import ZooKeeperUnavailable
+from infra.errors import FanfoldError, ZooKeeperUnavailable
 
 SESSION_S = 6.0
 CONNECT_TIMEOUT_S = 10.0
@@ -41,6 +41,7 @@ class ZooKeeper:
         retry = KazooRetry(max_tries=-1, max_delay=2.0)
         self._client = KazooClient(hosts=servers, timeout=SESSION_S, connection_retry=retry)
         self.suspended = threading.Event()
+        self.lost = threading.Event()  # the session is gone, and with it every lock and member
         self._client.add_listener(self._note_state)
         try:
             self._client.start(timeout=CONNECT_TIMEOUT_S)
@@ -128,6 +129,8 @@ class ZooKeeper:
             self.suspended.clear()
         else:
             self.suspended.set()
+        if state == KazooState.LOST:
+            self.lost.set()
 
     def _away(self, error: Exception) -> ZooKeeperUnavailable:
         return ZooKeeperUnavailable(f"ZooKeeper at {self._hosts} does not answer: {str(error) or type(error).__name__}")
@@ -155,7 +158,7 @@ class Watched(Generic[T]):
             return
         try:
             self._value = self._decode(data)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, FanfoldError) as error:
             log.error("watched value refused", path=self._path, error=str(error))
             return
         self._known.set()

@@ -37,7 +37,7 @@ def relay(context: typer.Context) -> None:
 def post(
     context: typer.Context,
     author: UserId,
-    text: Annotated[str, typer.Argument(help="1 to 280 characters.")],
+    text: Annotated[str, typer.Argument(help="1 to 280 characters. Put -- before one that begins with a dash.")],
     reply_to: Annotated[int | None, typer.Option(parser=parse_id, help="The tweet that this one answers.")] = None,
     as_json: JsonFlag = False,
 ) -> None:

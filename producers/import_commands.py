@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from infra.cli import JsonFlag, print_json, say, settings_of
+from infra.cli import EXIT_INTERRUPTED, JsonFlag, print_json, say, settings_of
 from infra.composition import stores
 from infra.database import make_engine
 from infra.errors import InvalidInput
@@ -21,7 +21,6 @@ from producers.import_files import check_is_file
 from producers.importer import ImportResult
 
 SAY_EVERY_S = 5.0  # where standard error is not a terminal
-EXIT_INTERRUPTED = 130
 
 group = typer.Typer(no_args_is_help=True, help="Bring in files; the same file again goes on or changes nothing.")
 
@@ -31,7 +30,7 @@ Name = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad line and change nothing.")]
 BadLines = Annotated[
-    Path | None, typer.Option(help="Where the bad lines go [default: <file name>.bad.tsv in the current folder].")
+    Path | None, typer.Option(help="Where the bad lines go (by default <file name>.bad.tsv in the current folder).")
 ]
 
 

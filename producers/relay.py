@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import structlog
 
 from infra import outbox
-from infra.database import reading, transaction
+from infra.database import NETWORK, reading, transaction
 from infra.errors import DatabaseUnavailable, DependencyError, Superseded
 from infra.kafka import Message, TransactionalProducer
 
@@ -65,7 +65,7 @@ class Ownership:
     def try_take(self) -> bool:
         """True when the lock is ours now."""
         try:
-            session = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+            session = psycopg.connect(self._url, autocommit=True, **NETWORK)
             session.execute(f"SET idle_session_timeout = {IDLE_SESSION_TIMEOUT_MS}")
             row = session.execute("SELECT pg_try_advisory_lock(%s, %s)", (RELAY_LOCK_CLASS, outbox.SHARD)).fetchone()
         except psycopg.Error as error:

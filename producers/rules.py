@@ -7,6 +7,7 @@ from infra.errors import InvalidInput
 from infra.ids import ID_MAX
 
 TEXT_MAX = 280  # code points after NFC
+INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})  # spaces, controls and formats: nothing to read
 HANDLE = re.compile(r"[A-Za-z0-9_]{1,30}")
 
 
@@ -19,7 +20,7 @@ def check_text(text: str) -> str:
     if "\x00" in text:
         raise InvalidInput(f"the text holds a NUL character at position {text.index(chr(0))}; leave it out")
     normal = unicodedata.normalize("NFC", text)
-    if not normal.strip():
+    if all(unicodedata.category(one) in INVISIBLE for one in normal):
         raise InvalidInput("the text is empty; a tweet has 1 to 280 characters")
     if len(normal) > TEXT_MAX:
         raise InvalidInput(f"the text has {len(normal)} characters; a tweet has 1 to {TEXT_MAX}")

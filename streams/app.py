@@ -4,36 +4,29 @@ The rules that Faust imposes on us are in ARCHITECTURE.md, decision 6. Next: fan
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeVar
 
 import faust
 import sqlalchemy as sa
-import structlog
 
 from infra import metrics
-from infra.errors import DependencyError, Superseded, Undecodable
 from infra.events import decode_activity
 from infra.kafka import GROUP
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
-from streams.batches import end_process, work_in_batches
-from streams.dead_letters import DeadLetter, DeadLetters
+from streams.batches import work_in_batches
+from streams.dead_letters import DeadLetters, Mistakes
 from streams.deliver import Deliverer, receive
 from streams.fan_out import FanOut
+from streams.handling import readable, run_all, until_done
 from streams.in_order import InOrderConsumer
 
 SESSION_S = 10
 HEARTBEAT_S = 2
 POLL_RECORDS_MAX = 500
-RETRY_S = 0.5
-
-log = structlog.get_logger()
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +60,29 @@ def create_app(parts: Parts) -> faust.App:
         worker_redirect_stdouts=False,
     )
     app.transport.Consumer = InOrderConsumer
-    _add_agent(app, ACTIVITY, "fan_out", FanOutWork(parts))
-    _add_agent(app, DELIVERIES, "deliver", DeliverWork(parts))
+    fan_out, deliver = FanOutWork(parts), DeliverWork(parts)
+    _add_agent(app, ACTIVITY, "fan_out", fan_out)
+    _add_agent(app, DELIVERIES, "deliver", deliver)
+
+    async def on_revoked(*_: object, **__: object) -> None:
+        """Faust has waited for the batches at work: what was held for them belongs to an old generation now."""
+        fan_out.release()
+        deliver.release()
+
+    app.on_partitions_revoked.connect(on_revoked)
     return app
 
 
 def _add_agent(app: faust.App, topic: Topic, name: str, work: "FanOutWork | DeliverWork") -> None:
     channel = app.topic(topic.name, key_serializer="raw", value_serializer="raw")
 
+    mistakes = Mistakes()
+
     async def process(events: Sequence[faust.EventT]) -> None:
         metrics.BATCH_EVENTS.labels(name).observe(len(events))
         loop = asyncio.get_running_loop()
         for _, group in groupby(events, key=lambda event: event.message.generation_id):
-            await loop.run_in_executor(work.parts.threads, work.run, list(group))
+            await loop.run_in_executor(work.parts.threads, run_all, work.parts, mistakes, work.run, list(group))
 
     async def agent(stream: faust.StreamT) -> None:
         await work_in_batches(stream, process)
@@ -96,23 +99,22 @@ class FanOutWork:
 
     def run(self, events: Sequence[faust.EventT]) -> None:
         """Returns when what the batch asks for is in the deliveries log."""
-        activities = _readable(self.parts, events, lambda message: decode_activity(message.value))
-        if not activities:
-            return
-        message = events[0].message
-        length = self.parts.timelines.live.timeline_entries
-        while True:
-            try:
-                self._fan_out(message.partition, message.generation_id).process(activities, length)
-            except Superseded as error:
-                metrics.FENCED.labels("kafka").inc()
-                end_process(f"another worker has this partition: {error}")
-            except DependencyError as error:
-                log.warning("fan_out waits", partition=message.partition, error=str(error))
-                self._drop(message.partition)
-                time.sleep(RETRY_S)
-            else:
-                return
+        activities = readable(self.parts, events, lambda message: decode_activity(message.value))
+        message, length = events[0].message, self.parts.timelines.live.timeline_entries
+
+        def fan_out() -> None:
+            self._fan_out(message.partition, message.generation_id).process(activities, length)
+
+        def failed() -> None:
+            self._drop(message.partition)  # its producer may be in the middle of a transaction
+
+        if activities:
+            until_done("fan_out", message.partition, fan_out, failed)
+
+    def release(self) -> None:
+        """Drops what is held for all partitions."""
+        for partition in list(self._held):
+            self._drop(partition)
 
     def _fan_out(self, partition: int, generation: int) -> FanOut:
         """The partition's state, made anew in a new generation: an index kept over a revoke would be stale."""
@@ -138,21 +140,18 @@ class DeliverWork:
 
     def run(self, events: Sequence[faust.EventT]) -> None:
         """Returns when the batch's records are in all three clusters."""
-        messages = _readable(self.parts, events, lambda message: receive(message.offset, message.value))
-        if not messages:
-            return
+        messages = readable(self.parts, events, lambda message: receive(message.offset, message.value))
         message = events[0].message
-        while True:
-            try:
-                self._deliverer(message.partition, message.generation_id).apply(messages)
-            except Superseded as error:
-                metrics.FENCED.labels("redis").inc()
-                end_process(f"another worker has this partition: {error}")
-            except DependencyError as error:
-                log.warning("deliver waits", partition=message.partition, error=str(error))
-                time.sleep(RETRY_S)
-            else:
-                return
+
+        def deliver() -> None:
+            self._deliverer(message.partition, message.generation_id).apply(messages)
+
+        if messages:
+            until_done("deliver", message.partition, deliver, lambda: None)
+
+    def release(self) -> None:
+        """Drops what is held for all partitions."""
+        self._held.clear()
 
     def _deliverer(self, partition: int, generation: int) -> Deliverer:
         held = self._held.get(partition)
@@ -160,29 +159,3 @@ class DeliverWork:
             made = Deliverer(self.parts.engine, self.parts.timelines, partition, generation)
             held = self._held[partition] = (generation, made)
         return held[1]
-
-
-def _readable(parts: Parts, events: Sequence[faust.EventT], read: Callable[[Any], T]) -> list[T]:
-    """What could be decoded; the rest is in the dead letters when this returns."""
-    good: list[T] = []
-    letters: list[DeadLetter] = []
-    for event in events:
-        try:
-            good.append(read(event.message))
-        except Undecodable as error:
-            letters.append(_dead_letter(event.message, error))
-    while letters:
-        try:
-            parts.dead_letters.send(letters)
-        except DependencyError as error:
-            log.warning("dead letters wait", error=str(error))
-            time.sleep(RETRY_S)
-        else:
-            log.error("dead letters sent", topic=letters[0].topic, messages=len(letters), reason=str(letters[0].reason))
-            break
-    return good
-
-
-def _dead_letter(message: Any, reason: Exception) -> DeadLetter:
-    headers = list(dict(message.headers or {}).items())
-    return DeadLetter(message.topic, message.partition, message.offset, message.key, message.value, headers, reason)

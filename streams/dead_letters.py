@@ -13,8 +13,11 @@ from confluent_kafka import Message as Report
 from infra import metrics
 from infra.errors import KafkaUnavailable
 from infra.kafka import producer_config
+from infra.topics import DEAD_LETTER_BYTES_MAX
 
 SEND_TIMEOUT_S = 30.0
+MISTAKES_AT_ONCE_MAX = 5
+MISTAKES_SHARE_MAX = 0.01
 HEADER = "__connect.errors."
 
 
@@ -43,11 +46,24 @@ def headers_of(letter: DeadLetter) -> list[tuple[str, bytes]]:
     ]
 
 
+@dataclass(slots=True)
+class Mistakes:
+    """How many messages of one agent may fail for unforeseen reasons: a few at once, then one in a hundred."""
+
+    handled: int = 0
+    made: int = 0
+
+    def allow(self) -> bool:
+        """Counts one more. False when it is too many."""
+        self.made += 1
+        return self.made <= MISTAKES_AT_ONCE_MAX + self.handled * MISTAKES_SHARE_MAX
+
+
 class DeadLetters:
     """Sends dead letters. Safe to share between threads."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._producer = Producer(producer_config(bootstrap))
+        self._producer = Producer(producer_config(bootstrap) | {"message.max.bytes": DEAD_LETTER_BYTES_MAX})
         self._lock = threading.Lock()
 
     def send(self, letters: Sequence[DeadLetter]) -> None:

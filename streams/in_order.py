@@ -5,9 +5,13 @@ each transaction, and Faust gets over one such gap a commit: under load the comm
 crash would bring minutes of work again. In order, the newest acknowledged offset says it all.
 """
 
+import asyncio
+
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 from faust.types.tuples import ack_lock
+
+from streams.batches import BATCH_WAIT_S, end_process
 
 
 class InOrderConsumer(Consumer):  # type: ignore[misc]
@@ -22,6 +26,14 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
             acknowledged.clear()
             self._acked_index[tp].clear()
             return newest + 1
+
+    async def wait_empty(self) -> None:
+        """Faust waits without limit for the batches at work before it stops or gives partitions back; while it waits
+        nobody in the group works. A batch that waits for a server ends the process instead, unacknowledged."""
+        try:
+            await asyncio.wait_for(super().wait_empty(), BATCH_WAIT_S)
+        except TimeoutError:
+            end_process("a batch did not end in time for a stop or a rebalance")
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Gaps do not matter here."""

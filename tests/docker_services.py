@@ -1,7 +1,7 @@
 """The same servers as containers, where a Docker engine answers."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from infra.errors import StackError
@@ -22,7 +22,8 @@ def need_docker() -> None:
     from docker.errors import DockerException
 
     try:
-        docker.from_env().ping()
+        with closing(docker.from_env()) as client:
+            client.ping()
     except (DockerException, OSError) as error:
         raise StackError(
             f"FANFOLD_TEST_SERVICES is docker, but no Docker engine answers ({error}): "

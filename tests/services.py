@@ -29,7 +29,7 @@ class Services:
 def fresh_folder(name: str) -> Path:
     """An empty data folder; whatever a killed run left in it is ended first."""
     folder = TEST_FOLDER / name
-    stop_stack(folder)
+    stop_stack(folder, silent=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

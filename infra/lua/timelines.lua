@@ -43,6 +43,18 @@ local function ids_of(text)
   return ids
 end
 
+-- A list's head, or nil when it is absent. What cannot be a timeline (another type, a head that is no number) was not
+-- written by us: it is removed, since absent is safe and one key must not stop a partition.
+local function head_of(key)
+  local head = redis.pcall('LINDEX', key, 0)
+  if not head then return nil end
+  if type(head) == 'table' or not string.find(head, '^%-?%d+$') then
+    redis.call('DEL', key)
+    return nil
+  end
+  return head
+end
+
 local function push(key, values)
   for from = 1, #values, PUSH_MAX do
     redis.call('RPUSH', key, unpack(values, from, math.min(from + PUSH_MAX - 1, #values)))
@@ -137,7 +149,7 @@ end
 -- Removes ids from a list. Under a token the token is replaced: the rebuild's snapshot may still hold them.
 -- Returns whether the list is short now, also when nothing was removed: the answer to an earlier call may be lost.
 local function remove(key, ids, length)
-  local head = redis.call('LINDEX', key, 0)
+  local head = head_of(key)
   if not head then return false end
   if is_token(head) then redis.call('LSET', key, 0, TOKEN_OF_NOBODY) end
   for _, id in ipairs(ids) do
@@ -186,9 +198,9 @@ end
 -- An author's tweets into one timeline: ids ascending, complete above the bound. Under a token the token is replaced:
 -- the follow is committed, so the next snapshot holds them.
 local function merge_author(key, bound, ids, length)
-  local list = redis.call('LRANGE', key, 0, -1)
-  local head = table.remove(list, 1)
+  local head = head_of(key)
   if not head then return end
+  local list = redis.call('LRANGE', key, 1, -1)
   if is_token(head) then
     redis.call('LSET', key, 0, TOKEN_OF_NOBODY)
     return
@@ -213,7 +225,8 @@ end
 -- One tweet into each list of a page, the usual case first: newer than all that is there.
 local function insert_chunk(id, page, length, count)
   for key in keys_of(page) do
-    local tail = redis.call('LINDEX', key, -1)
+    local tail = redis.pcall('LINDEX', key, -1)
+    if type(tail) == 'table' then tail = head_of(key) end
     if not tail then
       count.absent = count.absent + 1
     elseif id > tail or is_token(tail) then
@@ -278,12 +291,9 @@ local function open_removal(_, args)
   if not applied then return refused end
   local answer = {}
   for key in keys_of(args[5]) do
-    local list = redis.call('LRANGE', key, 0, -1)
-    if list[1] then
-      if is_token(list[1]) then redis.call('LSET', key, 0, TOKEN_OF_NOBODY) end
-      table.remove(list, 1)
-    end
-    answer[#answer + 1] = list
+    local head = head_of(key)
+    if head and is_token(head) then redis.call('LSET', key, 0, TOKEN_OF_NOBODY) end
+    answer[#answer + 1] = head and redis.call('LRANGE', key, 1, -1) or {}
   end
   return answer
 end
@@ -298,7 +308,7 @@ local function put_token(_, args)
   if refused then return refused end
   local head_of_mine, mode, answer = '-' .. args[2], args[3], {}
   for key in keys_of(args[4]) do
-    local head = redis.call('LINDEX', key, 0)
+    local head = head_of(key)
     local letter = 'T'
     if not head then
       redis.call('RPUSH', key, head_of_mine)
@@ -321,9 +331,8 @@ local function merge_rebuilt(_, args)
   local head_of_mine, length, ttl_s, answer = '-' .. args[2], tonumber(args[3]), tonumber(args[4]), {}
   for at = 5, #args, 3 do
     local key, floor = args[at], args[at + 1]
-    local list = redis.call('LRANGE', key, 0, -1)
-    if list[1] == head_of_mine then
-      table.remove(list, 1)
+    if head_of(key) == head_of_mine then
+      local list = redis.call('LRANGE', key, 1, -1)
       rewrite(key, floor, union_above(floor, list, ids_of(args[at + 2])), length, ttl_s)
       answer[#answer + 1] = 'M'
     else
@@ -386,8 +395,8 @@ end
 local function page(_, args)
   local key, cursor, wanted = args[1], args[2], tonumber(args[3])
   local celebrities = args[4] and redis.call('SMEMBERS', args[4]) or {}
-  local head = redis.call('LINDEX', key, 0)
-  if not head then return { '', 0, {}, celebrities } end
+  local head = redis.pcall('LINDEX', key, 0)
+  if type(head) ~= 'string' or not string.find(head, '^%-?%d+$') then return { '', 0, {}, celebrities } end
   local list = redis.call('LRANGE', key, cursor == '' and -wanted or 1, -1)
   if cursor == '' and list[1] == head then table.remove(list, 1) end
   local entries, at = {}, #list
@@ -401,14 +410,10 @@ end
 -- dump: page of keys. Returns each whole list with its head, ascending.
 local function dump(_, args)
   local answer = {}
-  for key in keys_of(args[1]) do answer[#answer + 1] = redis.call('LRANGE', key, 0, -1) end
-  return answer
-end
-
--- heads: page of keys. Returns each head, "" where the list is absent.
-local function heads(_, args)
-  local answer = {}
-  for key in keys_of(args[1]) do answer[#answer + 1] = redis.call('LINDEX', key, 0) or '' end
+  for key in keys_of(args[1]) do
+    local list = redis.pcall('LRANGE', key, 0, -1)
+    answer[#answer + 1] = list.err and {} or list
+  end
   return answer
 end
 
@@ -422,4 +427,3 @@ redis.register_function('install_epoch', install_epoch)
 redis.register_function('renew', renew)
 redis.register_function{ function_name = 'page', callback = page, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'dump', callback = dump, flags = { 'no-writes' } }
-redis.register_function{ function_name = 'heads', callback = heads, flags = { 'no-writes' } }

@@ -4,6 +4,7 @@ They are remembered in ports.json, so that addresses survive a restart and a ser
 """
 
 import errno
+import itertools
 import json
 import random
 import socket
@@ -14,6 +15,7 @@ import psutil
 
 from infra.errors import StackError
 from infra.readiness import write_atomically
+from infra.settings import Settings
 from infra.stack.part import LOOPBACK
 
 PORTS_FILE = "ports.json"
@@ -21,6 +23,7 @@ PORTS_FILE = "ports.json"
 # Below the ranges that systems hand to outgoing connections (Linux from 32768, macOS from 49152): a port from
 # there, as bind to port 0 gives it, could be some connection's own end when its server is started again.
 RANGE = range(20_000, 32_000)
+PREFERRED = {"api": (Settings().api_port,)}  # the one that people type; another one when it is taken
 TRIES_MAX = 1_000  # in a range that is nearly full, say so instead of looking for ever
 
 
@@ -47,7 +50,8 @@ def choose_ports(
     for name in names:
         if name in chosen:
             continue
-        port = next((p for p in (rng.choice(RANGE) for _ in range(TRIES_MAX)) if p not in taken and is_free(p)), None)
+        tries = itertools.chain(PREFERRED.get(name, ()), (rng.choice(RANGE) for _ in range(TRIES_MAX)))
+        port = next((p for p in tries if p not in taken and is_free(p)), None)
         if port is None:
             raise StackError(f"no free port was found between {RANGE.start} and {RANGE.stop}")
         chosen[name] = port

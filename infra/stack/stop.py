@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from infra.cli import say
-from infra.errors import StackError
+from infra.errors import InvalidInput, StackError
 from infra.stack.cleaning import end_leftovers
 from infra.stack.processes import POLL_S, is_alive
 from infra.stack.progress import to_standard_error
@@ -16,14 +16,17 @@ from infra.stack.state import FolderLock, Holder, Mode, holder_of, is_held
 STOPPED_WITHIN_S = 120.0  # every part in turn has its own, shorter bound
 
 
-def stop_stack(data_dir: Path) -> None:
-    """Returns when nothing of this folder's stack runs any more. Idempotent."""
+def stop_stack(data_dir: Path, *, silent: bool = False) -> None:
+    """Returns when nothing of this folder's stack runs any more. Idempotent. `silent` says only what it ended."""
     data_dir = data_dir.resolve()
     held = is_held(data_dir)
     if held:
         _ask(data_dir, STOPPED_WITHIN_S)
     if not data_dir.is_dir():
-        say(f"nothing runs in {data_dir}")
+        if data_dir.exists():
+            raise InvalidInput(f"{data_dir} is a file and no data folder: name a folder with --data-dir")
+        if not silent:
+            say(f"nothing runs in {data_dir}")
         return
     lock = FolderLock(data_dir, Mode.COMMAND)  # so that no `up` starts while we clean
     try:
@@ -32,7 +35,7 @@ def stop_stack(data_dir: Path) -> None:
         lock.release()
     if ended:
         say(f"cleaned up what a killed stack had left in {data_dir}")
-    else:
+    elif not silent:
         say("stopped" if held else f"nothing runs in {data_dir}")
 
 

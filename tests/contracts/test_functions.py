@@ -273,6 +273,40 @@ def test_a_snapshot_longer_than_the_length_is_cut_to_a_floor(node: Node) -> None
     assert node.listed(HOME) == [2, *range(3, LENGTH + 3)]
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [("SET", HOME, "a string"), ("SADD", HOME, "a set"), ("RPUSH", HOME, "a list without a floor", tweet(1))],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize(
+    "touch",
+    [
+        lambda node: node.apply(("R", 0, tweet(1), HOME, "")),
+        lambda node: node.apply(("M", 0, 0, HOME, f"{tweet(1)}")),
+        lambda node: node.redis.call("open_removal", 0, 1, node.generation, next(node.numbers), HOME),
+        lambda node: node.redis.call("merge_rebuilt", 1, 5, LENGTH, 1000, HOME, 0, ""),
+    ],
+    ids=["retract", "merge", "reading half of an unmerge", "merge of a rebuild"],
+)
+def test_what_cannot_be_a_timeline_is_removed_and_stops_nobody(
+    node: Node, foreign: tuple[str | bytes | int, ...], touch: Callable[[Node], object]
+) -> None:
+    node.redis.command(*foreign)
+    assert node.redis.look("page", HOME, "", 20) == [b"", 0, [], []]
+
+    touch(node)
+
+    assert node.redis.command("EXISTS", HOME) == 0
+
+
+@pytest.mark.parametrize("foreign", [("SET", HOME, "a string"), ("SADD", HOME, "a set")], ids=lambda one: one[0])
+def test_a_delivery_to_what_is_no_list_removes_it(node: Node, foreign: tuple[str | bytes, ...]) -> None:
+    node.redis.command(*foreign)
+
+    assert node.deliver(1, HOME)[:4] == [0, 0, 0, 1]
+    assert node.redis.look("dump", HOME) == [[]]
+
+
 # Followed celebrities -----------------------------------------------------------------------------------------------
 
 SET = redis_keys.celebrities(1)

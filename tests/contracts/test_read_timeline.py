@@ -154,6 +154,20 @@ def test_a_body_that_was_read_before_the_delete_is_not_put_back(
         assert stores.clusters.node_for(cluster, tweet.id).command("GET", redis_keys.body(tweet.id)) == b""
 
 
+def test_a_body_is_not_put_back_on_a_node_that_lost_its_tombstone(
+    stores: Stores, publisher: Publisher, pair: tuple[int, int]
+) -> None:
+    _, author = pair
+    tweet = publisher.post(NewTweet(author, "hello"))
+    stale = Body(tweet.id, author, "hello", tweet.created_at)
+    publisher.delete(tweet.id)
+    stores.clusters.node_for("b", tweet.id).command("DEL", redis_keys.body(tweet.id))
+
+    assert stores.bodies._fill([stale]) == {}
+
+    assert all(stores.bodies._cached_in(cluster, [tweet.id]) == {tweet.id: b""} for cluster in CLUSTERS)
+
+
 def test_since_id_and_min_id_page_as_in_mastodon(
     reader: TimelineReader, publisher: Publisher, pair: tuple[int, int]
 ) -> None:

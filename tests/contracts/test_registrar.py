@@ -10,7 +10,7 @@ from infra.coordinator import Coordinator, read_members
 from infra.errors import ConfigurationError, Fenced, ZooKeeperUnavailable
 from infra.live_settings import LiveSettings, set_live_settings
 from infra.redis_node import RedisNode
-from infra.registrar import Registration, check_node, prepare_node
+from infra.registrar import Registration, check_node, incarnation_of, prepare_node
 from infra.settings import Settings
 from infra.shard_map import decode_shard_map
 from infra.zookeeper import NODES_PATH, PLACEMENT_PATH, Watched, ZooKeeper
@@ -56,7 +56,7 @@ def test_a_restarted_node_is_emptied_and_gets_functions_before_its_incarnation(n
     assert prepare_node(node, "another run")
 
     assert node.command("EXISTS", "left") == 0
-    assert node.look("heads", b"h:12345678") == [b""]
+    assert node.look("dump", b"h:12345678") == [[]]
     with pytest.raises(Fenced, match="epoch 1 but the node has none"):
         node.call("put_token", 1, 5, "claim", b"h:12345678")
 
@@ -89,7 +89,7 @@ def test_a_restarted_node_gets_the_epoch_from_the_coordinator(stores: Stores, no
     path = f"{NODES_PATH}/a1"
     found = stores.zookeeper.read(path)
     assert found is not None
-    member = json.loads(found[0]) | {"run_id": "another run"}
+    member = json.loads(found[0]) | {"incarnation": incarnation_of(node)[1]}
     assert stores.zookeeper.compare_and_set(path, json.dumps(member).encode(), found[1])
 
     assert coordinator.step()

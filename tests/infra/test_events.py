@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from infra.errors import Undecodable
 from infra.events import (
+    ONE_TARGET,
     Activity,
     ActivityType,
     Delivery,
@@ -18,7 +19,12 @@ from infra.events import (
 IDS = st.integers(min_value=1, max_value=(1 << 63) - 1)
 ACTIVITIES = st.builds(Activity, st.sampled_from(ActivityType), IDS, IDS, IDS)
 ARRAYS = st.lists(IDS, max_size=20).map(lambda ids: np.array(ids, dtype=">u8"))
-DELIVERIES = st.builds(Delivery, st.sampled_from(DeliveryKind), IDS, IDS, ARRAYS, ARRAYS)
+ONE = IDS.map(lambda one: np.array([one], dtype=">u8"))
+BOUND_AND_IDS = st.lists(IDS, min_size=1, max_size=20).map(lambda ids: np.array(ids, dtype=">u8"))
+DELIVERIES = st.one_of(
+    st.builds(Delivery, st.sampled_from(sorted(set(DeliveryKind) - ONE_TARGET)), IDS, IDS, ARRAYS, ARRAYS),
+    st.builds(Delivery, st.sampled_from(sorted(ONE_TARGET)), IDS, IDS, ONE, BOUND_AND_IDS),
+)
 
 
 @given(ACTIVITIES)
@@ -55,11 +61,35 @@ def test_an_activity_with_a_later_field_is_read() -> None:
         b'{"version":1,"type":"liked","author_id":"1","tweet_id":"2","published_ms":3}',
         b'{"version":1,"type":"posted","author_id":"one","tweet_id":"2","published_ms":3}',
         b'{"version":1,"type":"posted","author_id":"1","published_ms":3}',
+        b'{"version":1,"type":"posted","author_id":"99999999999999999999","tweet_id":"2","published_ms":3}',
+        b'{"version":1,"type":"posted","author_id":"0","tweet_id":"2","published_ms":3}',
+        b"[" * 100_000,
     ],
 )
 def test_what_is_no_activity_is_undecodable(data: bytes | None) -> None:
     with pytest.raises(Undecodable):
         decode_activity(data)
+
+
+NOBODY = np.empty(0, dtype=">u8")
+TWO = np.array([1, 2], dtype=">u8")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Delivery(DeliveryKind.UNMERGE, 5, 6, NOBODY),
+        Delivery(DeliveryKind.UNMERGE, 5, 6, TWO),
+        Delivery(DeliveryKind.MERGE, 5, 6, TWO, TWO),
+        Delivery(DeliveryKind.MERGE, 5, 6, TWO[:1]),
+        Delivery(DeliveryKind.ADD_CELEBRITY, 5, 6, NOBODY),
+        Delivery(DeliveryKind.DELIVER, -5, 6, TWO),
+    ],
+    ids=lambda record: record.kind.name,
+)
+def test_a_record_that_no_agent_could_apply_is_undecodable(record: Delivery) -> None:
+    with pytest.raises(Undecodable):
+        decode_deliveries(encode_deliveries([record]))
 
 
 GOOD = encode_deliveries([Delivery(DeliveryKind.DELIVER, 5, 6, np.array([1, 2], dtype=">u8"))])

@@ -20,6 +20,7 @@ def test_a_text_of_1_to_280_characters_is_taken_as_it_is(text: str) -> None:
     [
         ("", "the text is empty"),
         (" \n\t", "the text is empty"),
+        ("\u200b\u202e", "the text is empty"),
         ("a" * (TEXT_MAX + 1), "the text has 281 characters"),
         ("a\x00b", "NUL character at position 1"),
         ("ab\ud800", "lone surrogate at position 2"),
