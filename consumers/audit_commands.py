@@ -1,6 +1,7 @@
 """`fanfold audit`: waits until everything is applied, compares every timeline with the database, reports."""
 
 import sys
+import time
 from dataclasses import fields
 from typing import Annotated
 
@@ -13,9 +14,11 @@ from rich.table import Table
 from consumers.applied import WAIT_S, wait_until_applied
 from consumers.audit import audit
 from consumers.audit_report import AuditResult, Counts
-from infra.cli import JsonFlag, print_json, settings_of
+from infra.cli import JsonFlag, print_json, say, settings_of
 from infra.composition import Stores, stores
 from infra.errors import CheckFailed, InvalidInput
+
+SAY_EVERY_S = 5.0  # where standard error is not a terminal
 
 
 def audit_command(
@@ -47,9 +50,16 @@ def _run(opened: Stores, bootstrap: str, wait_s: float, sample: int | None, comp
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("audit", total=None)
-        wait_until_applied(
-            opened.engine, bootstrap, wait_s, lambda left: bar.update(task, description=f"waits for {left}")
-        )
+        said_s = time.monotonic()
+
+        def waiting(left: str) -> None:
+            nonlocal said_s
+            bar.update(task, description=f"waits for {left}")
+            if not bar.console.is_terminal and time.monotonic() - said_s > SAY_EVERY_S:
+                say(f"waits for {left}")
+                said_s = time.monotonic()
+
+        wait_until_applied(opened.engine, bootstrap, wait_s, waiting)
         bar.update(task, description="audited users")
         return audit(
             opened.engine,

@@ -71,7 +71,7 @@ def parse_follow(data: bytes, columns: Columns) -> Follow:
             return _follow(int(follower), int(author))
     careful = _fields(_decoded(data))
     if len(careful) != columns.count:
-        raise InvalidInput(f"it has {len(careful)} columns instead of {columns.count}")
+        raise InvalidInput(f"the number of columns is {len(careful)} instead of {columns.count}")
     return _follow(_user_id(careful[columns.follower]), _user_id(careful[columns.author]))
 
 

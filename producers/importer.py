@@ -116,6 +116,8 @@ class _Import(Generic[T]):
 
     def __init__(self, engine: sa.Engine, path: Path, rows: Rows[T], options: _Options) -> None:
         self._engine, self._path, self._rows, self._options = engine, path, rows, options
+        if options.name is not None and not options.name.strip():
+            raise InvalidInput("--name is empty; give the import a name, or leave --name out to use the file's")
         own_name = path.name.encode(errors="backslashreplace").decode()
         self._name = f"{rows.kind}:{options.name or own_name}"  # the same file name may be of both kinds
         self._bad_path = options.bad_lines or Path(f"{path.name}.bad.tsv")

@@ -97,6 +97,22 @@ def test_a_restarted_node_gets_the_epoch_from_the_coordinator(stores: Stores, no
     assert node.call("put_token", 1, 5, "claim", b"h:12345678") == b"T"
 
 
+def test_a_node_that_was_emptied_without_a_restart_is_prepared_and_installed_again(
+    settings: Settings, stores: Stores, node: RedisNode
+) -> None:
+    registration = Registration(stores.zookeeper, "a1", settings.redis_nodes["a1"])
+    registration.look()
+    coordinator = Coordinator(stores.zookeeper)
+    assert coordinator.step()
+    node.command("FLUSHALL", "SYNC")
+
+    registration.look()
+    assert coordinator.step()
+
+    assert node.call("put_token", 1, 5, "claim", b"h:12345678") == b"T"
+    registration.close()
+
+
 def test_no_map_is_written_before_every_cluster_has_a_node(settings: Settings, zookeeper: ZooKeeper) -> None:
     registration = Registration(zookeeper, "a1", settings.redis_nodes["a1"])
     registration.look()

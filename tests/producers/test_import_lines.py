@@ -66,8 +66,8 @@ def test_a_follow_is_read_in_every_form(line: bytes, columns: Columns, follow: F
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"1", "1 columns instead of 2"),
-        (b"1\t2\t3", "3 columns instead of 2"),
+        (b"1", "number of columns is 1 instead of 2"),
+        (b"1\t2\t3", "number of columns is 3 instead of 2"),
         (b"1\t1", "cannot follow himself"),
         (b"0\t1", "user id 0"),
         (b"-1\t2", "'-1' is not a user id"),

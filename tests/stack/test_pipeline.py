@@ -67,6 +67,15 @@ class Pipeline:
         assert result.active_users == USERS
 
 
+def wait_for(condition: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
+    pause = threading.Event()
+    for _ in range(int(limit_s / 0.1)):
+        if condition():
+            return
+        pause.wait(0.1)
+    raise AssertionError(f"waited {limit_s} s in vain for {what}")
+
+
 def delete_as_a_client_does(publisher: Publisher, tweet_id: int) -> None:
     """Again while a tombstone cannot be written everywhere."""
     pause = threading.Event()
@@ -160,6 +169,22 @@ def test_a_redis_node_that_restarts_empty_is_written_again_and_its_timelines_are
     wait_until_applied(pipeline.stores.engine, pipeline.settings.kafka_bootstrap, APPLIED_S)
     TimelineReader(pipeline.stores).warm(range(1, USERS + 1))
 
+    pipeline.check()
+
+
+def test_a_worker_that_waits_for_a_frozen_node_ends_on_sigterm_without_acknowledging(pipeline: Pipeline) -> None:
+    stack, log = pipeline.stack, pipeline.stack.data_dir / "logs" / "worker.log"
+    before = len(log.read_text())
+    stack.kill("b1", signal.SIGSTOP)
+    try:
+        pipeline.publisher.post_many([NewTweet(author, "to a frozen node") for author in range(1, AUTHORS + 1)])
+        wait_for(lambda: "deliver waits" in log.read_text()[before:], "the worker to say that it waits")
+        stack.stop_part("worker")
+    finally:
+        stack.kill("b1", signal.SIGCONT)
+
+    assert "a batch did not end in time for a stop or a rebalance" in log.read_text()
+    stack.start_part("worker")
     pipeline.check()
 
 

@@ -1,12 +1,13 @@
 """Batching and acknowledging: after the effect, in order, and never half a batch."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from streams import batches
+from streams import batches, in_order
 from streams.batches import BATCH_MESSAGES_MAX, work_in_batches
 from streams.in_order import InOrderConsumer
 
@@ -177,6 +178,24 @@ def test_an_exception_never_leaves_the_agent(ended: list[str]) -> None:
 
     assert ended == ["a batch failed for a reason that no retry can mend"]
     assert stream.acknowledged == []
+
+
+def test_faust_does_not_wait_for_a_batch_for_longer_than_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons: list[str] = []
+
+    async def never_empty(_: InOrderConsumer) -> None:
+        """As Faust's own, which swallows a cancellation and waits on."""
+        while not reasons:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(InOrderConsumer.__bases__[0], "wait_empty", never_empty)
+    monkeypatch.setattr(in_order, "end_process", reasons.append)
+    monkeypatch.setattr(in_order, "BATCH_WAIT_S", 0.01)
+
+    asyncio.run(InOrderConsumer.wait_empty(InOrderConsumer.__new__(InOrderConsumer)))
+
+    assert reasons == ["a batch did not end in time for a stop or a rebalance"]
 
 
 @pytest.mark.parametrize(
