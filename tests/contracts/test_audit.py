@@ -328,3 +328,21 @@ def test_delivered_is_what_all_clusters_acknowledged(timelines: Timelines) -> No
     clusters.node_for("c", READER).command("HINCRBY", redis_keys.control(0), "delivered", 1)
     assert delivered(clusters).deliveries == 12
     assert delivered(clusters).copies == 1
+
+
+def test_an_entry_that_is_no_id_is_unexpected(world: World) -> None:
+    world.node("b", READER).command("RPUSH", redis_keys.home_timeline(READER), "abc")
+
+    result = world.audit()
+
+    assert result.clusters["b"].unexpected == 1
+    assert "abc" in result.differences[0]
+
+
+def test_a_key_of_another_type_is_an_absent_timeline(world: World) -> None:
+    key = redis_keys.home_timeline(READER)
+    world.node("b", READER).commands([("DEL", key), ("SET", key, "a string")])
+
+    result = world.audit()
+
+    assert (result.clean, result.clusters["b"].absent) == (True, 1)

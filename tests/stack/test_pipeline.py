@@ -1,5 +1,6 @@
 """The whole pipeline as processes: kills in the middle, a second worker, a stop; the audit is clean afterwards."""
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -119,6 +120,7 @@ def running_pipeline(name: str) -> Iterator[Pipeline]:
             yield Pipeline(stack, opened, stack.settings())
     finally:
         stack.stop()
+    shutil.rmtree(folder)  # kept when a test failed in it: its logs say why
 
 
 @pytest.fixture(scope="module")
