@@ -61,6 +61,9 @@ def test_help_names_every_command() -> None:
         (["timeline", "1"], {}, 3, "FANFOLD_DATABASE_URL is not set"),
         (["demo", "--tweets", "x"], {}, 2, "--follows and --tweets belong together"),
         (["demo", "--follows", "no", "--tweets", "no"], {}, 2, "no is not a file"),
+        (["demo", "--threshold", "0"], {}, 2, "Invalid value for '--threshold'"),
+        (["demo", "--workers", "0"], {}, 2, "Invalid value for '--workers'"),
+        (["demo", "--count", "-1"], {}, 2, "Invalid value for '--count'"),
         (["demo", "--active", "0"], {}, 2, "--active is 0.0, but must be above 0"),
     ],
 )
