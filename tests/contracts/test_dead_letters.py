@@ -8,7 +8,7 @@ from tests.services import Services
 
 def test_the_largest_message_that_a_topic_takes_fits_its_dead_letters(services: Services) -> None:
     """With the headers that say why, it is larger than the topic itself would take."""
-    value = b"\xff" * (MESSAGE_BYTES_MAX - 300)
+    value = b"\xff" * (MESSAGE_BYTES_MAX - 100)
     reason = Undecodable("this is no event")
 
     DeadLetters(services.kafka_bootstrap).send([DeadLetter(ACTIVITY.name, 0, 7, b"key", value, [], reason)])
