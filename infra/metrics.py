@@ -18,7 +18,7 @@ BATCH_EVENTS = Histogram(
     "fanfold_batch_events", "Messages in one batch of an agent", ["agent"], buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
 )
 DEAD_LETTERS = Counter("fanfold_dead_letters_total", "Messages that went to the dead letters", ["topic"])
-FENCED = Counter("fanfold_fenced_total", "Writes that a node or a broker refused", ["by"])
+FENCED = Counter("fanfold_fenced_total", "Writes of an agent that a node or a broker refused", ["agent"])
 INDEX_BYTES = Gauge("fanfold_follower_index_bytes", "Packed follower ids held by this process")
 INDEX_LOOKUPS = Counter("fanfold_follower_index_lookups_total", "Authors looked up in the follower index", ["result"])
 

@@ -4,7 +4,7 @@ Routing by slot happens here and in timelines.py only. Next: timelines.py.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -67,16 +67,6 @@ class RedisClusters:
         self._threads.shutdown(wait=True, cancel_futures=True)
         for node in self._nodes.values():
             node.close()
-
-
-def all_of(outcomes: Iterable[R | Exception]) -> list[R]:
-    """The results; raises the first exception among them."""
-    results = []
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
-        results.append(outcome)
-    return results
 
 
 def _outcome(call: Callable[[RedisNode], R], node: RedisNode) -> R | Exception:

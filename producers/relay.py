@@ -128,8 +128,14 @@ class Relay:
 
     def _relay_while_owned(self, stop: threading.Event, active: threading.Event) -> None:
         producer = TransactionalProducer(self._bootstrap, f"fanfold-relay-{outbox.SHARD}")
-        self._say_sleeping(sleeping=False)
-        active.set()
+        try:
+            self._say_sleeping(sleeping=False)
+            active.set()
+            self._keep_sending(producer, stop)
+        finally:
+            producer.close()
+
+    def _keep_sending(self, producer: TransactionalProducer, stop: threading.Event) -> None:
         pinged_s, busy_steps = time.monotonic(), 0
         while not stop.is_set() and not self._ownership.lost.is_set():
             busy_steps = busy_steps + 1 if self.step(producer) else 0
@@ -141,7 +147,6 @@ class Relay:
             if time.monotonic() - pinged_s > PING_S:
                 self._ownership.ping()
                 pinged_s = time.monotonic()
-        producer.close()
 
     def step(self, producer: TransactionalProducer) -> int:
         """Sends and marks one batch; the number of events sent.

@@ -163,7 +163,7 @@ class Deliverer:
         outcomes = self._clusters.at_once(missing, lambda node: call(node, epoch, arguments[node.name]))
         for name, outcome in outcomes.items():
             if isinstance(outcome, Fenced):
-                metrics.FENCED.labels("redis").inc()
+                metrics.FENCED.labels("deliver").inc()
             if isinstance(outcome, Fenced | RedisUnavailable):
                 waiting.note(name, outcome)
             elif isinstance(outcome, Exception):

@@ -4,7 +4,7 @@
 --
 -- key            type    holds                                                   bound           time to live
 -- n              hash    incarnation, run_id, epoch of this node                 3 fields        none
--- c:<partition>  hash    control record of a deliveries partition:               6 fields        none
+-- c:<partition>  hash    control record of a deliveries partition:               5 fields        none
 --                        epoch, generation, call, applied, delivered
 -- h:<8 bytes>    list    home timeline: head, then entries, newest at the tail   length + 65     30 days, 60 s under a token
 -- u:<8 bytes>    list    user timeline, the same form                            length + 65     the same
