@@ -3,25 +3,29 @@
 A delivery message holds records for one partition of the deliveries log:
 
     version (1 byte), then records:
-    kind (1) · reserved (1) · published_ms (8) · subject (8) · targets (4) · ids (4) · targets (8 each) · ids (8 each)
+    kind (1) · reserved (3) · chunks (4) · targets (4) · ids (4)
+    · subjects (8 each chunk) · published_ms (8 each chunk) · counts (4 each chunk) · targets (8 each) · ids (8 each)
 
+A record holds chunks of one kind: the first chunk's targets are the first `counts[0]` of all, and so on.
 All integers are big-endian; so are the follower ids, which become Redis keys without a loop.
 """
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from infra.errors import Undecodable
 from infra.ids import ID_MAX
 from infra.slots import Ids
 
 VERSION = 1
+DELIVERY_VERSION = 2  # 1 had one chunk a record
 NO_IDS: Ids = np.empty(0, dtype=">u8")
 
 
@@ -97,59 +101,110 @@ class DeliveryKind(IntEnum):
 ONE_TARGET = frozenset(
     {DeliveryKind.MERGE, DeliveryKind.UNMERGE, DeliveryKind.ADD_CELEBRITY, DeliveryKind.REMOVE_CELEBRITY}
 )
+ALONE = frozenset({DeliveryKind.MERGE, DeliveryKind.UNMERGE})  # these have a message to themselves
+
+
+class Family(StrEnum):
+    """The keys that a kind changes. Only within a family does order matter."""
+
+    HOME = "home"
+    USER = "user"
+    CELEBRITIES = "celebrities"
+
+
+FAMILY = {
+    DeliveryKind.DELIVER: Family.HOME,
+    DeliveryKind.RETRACT: Family.HOME,
+    DeliveryKind.DELIVER_OWN: Family.USER,
+    DeliveryKind.RETRACT_OWN: Family.USER,
+    DeliveryKind.MERGE: Family.HOME,
+    DeliveryKind.UNMERGE: Family.HOME,
+    DeliveryKind.ADD_CELEBRITY: Family.CELEBRITIES,
+    DeliveryKind.REMOVE_CELEBRITY: Family.CELEBRITIES,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """One record of the deliveries log. `targets` and `ids` are big-endian arrays of 64-bit ids."""
+    """One record of the deliveries log: chunks of one kind, as columns. All arrays are big-endian.
+
+    Chunk i says what happens to `subjects[i]` in `counts[i]` of the `targets`. `ids` belong to kinds of one target.
+    """
 
     kind: DeliveryKind
-    subject: int
-    published_ms: int
+    subjects: Ids
+    published_ms: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.uint32]
     targets: Ids
     ids: Ids = field(default_factory=lambda: NO_IDS)
 
+    @property
+    def subject(self) -> int:
+        """The subject of a record with one chunk."""
+        return int(self.subjects[0])
 
-_RECORD = struct.Struct(">BBqqII")
+
+def one_chunk(
+    kind: DeliveryKind, subject: int, published_ms: int, targets: Sequence[int] | Ids, ids: Ids = NO_IDS
+) -> Delivery:
+    """A record with one chunk."""
+    return Delivery(
+        kind,
+        np.array([subject], dtype=">u8"),
+        np.array([published_ms], dtype=">i8"),
+        np.array([len(targets)], dtype=">u4"),
+        np.array(targets, dtype=">u8"),
+        ids,
+    )
+
+
+_RECORD = struct.Struct(">B3xIII")
 RECORD_BYTES = _RECORD.size
+CHUNK_BYTES = 20  # of a chunk without its targets
 
 
 def encode_deliveries(records: Iterable[Delivery]) -> bytes:
     """One message of the deliveries log."""
-    parts = [bytes([VERSION])]
+    parts = [bytes([DELIVERY_VERSION])]
     for record in records:
-        counts = len(record.targets), len(record.ids)
-        parts.append(_RECORD.pack(record.kind, 0, record.published_ms, record.subject, *counts))
+        parts.append(_RECORD.pack(record.kind, len(record.subjects), len(record.targets), len(record.ids)))
+        parts.append(record.subjects.astype(">u8", copy=False).tobytes())
+        parts.append(record.published_ms.astype(">i8", copy=False).tobytes())
+        parts.append(record.counts.astype(">u4", copy=False).tobytes())
         parts.append(record.targets.astype(">u8", copy=False).tobytes())
-        if len(record.ids):
-            parts.append(record.ids.astype(">u8", copy=False).tobytes())
+        parts.append(record.ids.astype(">u8", copy=False).tobytes())
     return b"".join(parts)
 
 
 def decode_deliveries(data: bytes | None) -> list[Delivery]:
     """The inverse, without copying the ids. Raises `Undecodable`."""
-    if not data or data[0] != VERSION:
-        raise Undecodable(f"delivery message has version {data[0] if data else None!r}, and this code reads {VERSION}")
+    if not data or data[0] != DELIVERY_VERSION:
+        version = data[0] if data else None
+        raise Undecodable(f"delivery message has version {version!r}, and this code reads {DELIVERY_VERSION}")
     records, at = [], 1
     try:
         while at < len(data):
-            kind, _, published_ms, subject, targets, ids = _RECORD.unpack_from(data, at)
+            kind, chunks, targets, ids = _RECORD.unpack_from(data, at)
             at += RECORD_BYTES
-            target_ids = np.frombuffer(data, ">u8", targets, at)
-            at += 8 * targets
-            entry_ids = np.frombuffer(data, ">u8", ids, at) if ids else NO_IDS
-            at += 8 * ids
-            records.append(_checked(Delivery(DeliveryKind(kind), subject, published_ms, target_ids, entry_ids)))
+            columns = []
+            for dtype, count in ((">u8", chunks), (">i8", chunks), (">u4", chunks), (">u8", targets), (">u8", ids)):
+                columns.append(np.frombuffer(data, dtype, count, at) if count else np.empty(0, dtype))
+                at += columns[-1].nbytes
+            records.append(_checked(Delivery(DeliveryKind(kind), *columns)))
     except (ValueError, struct.error) as error:
         raise Undecodable(f"delivery message cannot be read at byte {at}: {error}") from error
     return records
 
 
 def _checked(record: Delivery) -> Delivery:
-    if record.kind in ONE_TARGET and len(record.targets) != 1:
-        raise Undecodable(f"a {record.kind.name} record has {len(record.targets)} targets; it has exactly one")
+    """Raises `Undecodable` for what no writer of ours can have meant."""
+    name, targets = record.kind.name, len(record.targets)
+    if int(record.counts.sum(dtype=np.uint64)) != targets:
+        raise Undecodable(f"the chunks of a {name} record count {record.counts.sum()} targets, and it has {targets}")
+    if record.kind in ONE_TARGET and (targets != 1 or len(record.subjects) != 1):
+        raise Undecodable(f"a {name} record has {len(record.subjects)} chunks and {targets} targets; it has one")
     if record.kind is DeliveryKind.MERGE and len(record.ids) == 0:
         raise Undecodable("a MERGE record has no bound")
-    if record.subject < 1:
-        raise Undecodable(f"a {record.kind.name} record has the subject {record.subject}, which is no id")
+    if not len(record.subjects) or not 1 <= int(record.subjects.min()) <= int(record.subjects.max()) <= ID_MAX:
+        raise Undecodable(f"a {name} record has a subject that is no id")
     return record

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import faust
@@ -17,16 +18,22 @@ from infra.events import decode_activity
 from infra.kafka import GROUP
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
-from streams.batches import work_in_batches
+from streams.batches import Partitions, work_in_batches
 from streams.dead_letters import DeadLetters, Mistakes
 from streams.deliver import Deliverer, receive
 from streams.fan_out import FanOut
 from streams.handling import readable, run_all, until_done
 from streams.in_order import InOrderConsumer
+from streams.turns import Turns
 
 SESSION_S = 10
 HEARTBEAT_S = 2
-POLL_RECORDS_MAX = 500
+POLL_RECORDS_MAX = 20  # of one partition
+# Of one partition, beside what waits for the next batch: at four fifths of it Faust polls the partition no more, so one
+# poll more fits in, and a full queue never holds up the other partitions.
+QUEUE_MESSAGES_MAX = 100
+FAN_OUTS_AT_ONCE = 2  # one waits for the database or the broker while the other computes
+DELIVERS_AT_ONCE = 4  # calls in flight on each node: it always has the next one, and none waits for long
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +62,16 @@ def create_app(parts: Parts) -> faust.App:
         broker_session_timeout=SESSION_S,
         broker_heartbeat_interval=HEARTBEAT_S,
         broker_max_poll_records=POLL_RECORDS_MAX,
+        stream_buffer_maxsize=QUEUE_MESSAGES_MAX,
         broker_commit_interval=0.2,
         stream_publish_on_commit=False,
         worker_redirect_stdouts=False,
     )
-    app.transport.Consumer = InOrderConsumer
+    partitions = Partitions()
+    app.transport.Consumer = partial(InOrderConsumer, drop_waiting=partitions.drop_waiting)
     fan_out, deliver = FanOutWork(parts), DeliverWork(parts)
-    _add_agent(app, ACTIVITY, "fan_out", fan_out)
-    _add_agent(app, DELIVERIES, "deliver", deliver)
+    _add_agent(app, ACTIVITY, "fan_out", fan_out, partitions, Turns(FAN_OUTS_AT_ONCE))
+    _add_agent(app, DELIVERIES, "deliver", deliver, partitions, Turns(DELIVERS_AT_ONCE))
 
     async def on_revoked(*_: object, **__: object) -> None:
         """Faust has waited for the batches at work: what was held for them belongs to an old generation now."""
@@ -73,9 +82,10 @@ def create_app(parts: Parts) -> faust.App:
     return app
 
 
-def _add_agent(app: faust.App, topic: Topic, name: str, work: "FanOutWork | DeliverWork") -> None:
+def _add_agent(
+    app: faust.App, topic: Topic, name: str, work: "FanOutWork | DeliverWork", partitions: Partitions, turns: Turns
+) -> None:
     channel = app.topic(topic.name, key_serializer="raw", value_serializer="raw")
-
     mistakes = Mistakes()
 
     async def process(events: Sequence[faust.EventT]) -> None:
@@ -85,7 +95,7 @@ def _add_agent(app: faust.App, topic: Topic, name: str, work: "FanOutWork | Deli
             await loop.run_in_executor(work.parts.threads, run_all, work.parts, mistakes, work.run, list(group))
 
     async def agent(stream: faust.StreamT) -> None:
-        await work_in_batches(stream, process)
+        await work_in_batches(stream, partitions, turns, process)
 
     app.agent(channel, name=name, isolated_partitions=True)(agent)
 

@@ -9,11 +9,15 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
+from weakref import WeakSet
 
 import faust
 import structlog
 
-BATCH_MESSAGES_MAX = 200  # messages of one batch; a delivery message is itself bounded
+from streams.turns import Turns
+
+BATCH_MESSAGES_MAX = 200  # messages of one batch, and what waits for the next one
+BATCH_BYTES_MAX = 2 * 1_048_576  # what waits, but for one message: 262,000 follower ids, a second's work at most
 BATCH_WAIT_S = 8.0  # a stop or a revoke waits this long for the batch at work: below the session of 10 s
 EXIT_UNFINISHED = 75  # EX_TEMPFAIL: start me again
 
@@ -22,13 +26,30 @@ log = structlog.get_logger()
 Process = Callable[[Sequence[faust.EventT]], Awaitable[None]]
 
 
-async def work_in_batches(stream: faust.StreamT, process: Process) -> None:
-    """Feeds one partition's events to `process`, in order, one batch at a time, and acknowledges each batch after it.
+class Partitions:
+    """The batches of all partitions that one process works on."""
+
+    def __init__(self) -> None:
+        self._batches: WeakSet[_Batches] = WeakSet()
+
+    def add(self, batches: "_Batches") -> None:
+        """One partition more; it is forgotten when its agent is."""
+        self._batches.add(batches)
+
+    def drop_waiting(self) -> None:
+        """Before a stop or a rebalance: only batches at work are ended, what waits for the next ones is read again."""
+        for batches in list(self._batches):
+            batches.drop_waiting()
+
+
+async def work_in_batches(stream: faust.StreamT, partitions: Partitions, turns: Turns, process: Process) -> None:
+    """Feeds one partition's events to `process`, in order, one batch a turn, and acknowledges each batch after it.
 
     A crash before the acknowledgement brings the batch again: `process` is idempotent.
     """
     stream.enable_acks = False
-    batches = _Batches(stream, process)
+    batches = _Batches(stream, turns, process)
+    partitions.add(batches)
     worker = asyncio.create_task(batches.work())
     try:
         async for event in stream.events():
@@ -37,50 +58,74 @@ async def work_in_batches(stream: faust.StreamT, process: Process) -> None:
         await batches.finish(worker)
 
 
+def size_of(event: faust.EventT) -> int:
+    """Bytes of its value."""
+    return len(event.message.value or b"")
+
+
 class _Batches:
-    def __init__(self, stream: faust.StreamT, process: Process) -> None:
+    def __init__(self, stream: faust.StreamT, turns: Turns, process: Process) -> None:
         self._stream = stream
+        self._turns = turns
         self._process = process
         self._waiting: list[faust.EventT] = []
-        self._changed = asyncio.Condition()
+        self._waiting_bytes = 0
+        self._newest_generation = -1
+        self._dropped_generation = -1  # what comes of it is not taken: what came before it was dropped
+        self._changed = asyncio.Event()
         self._closed = False
 
     async def put(self, event: faust.EventT) -> None:
-        async with self._changed:
-            while len(self._waiting) >= BATCH_MESSAGES_MAX:
-                await self._changed.wait()
-            self._waiting.append(event)
-            self._changed.notify_all()
+        self._newest_generation = max(self._newest_generation, event.message.generation_id)
+        await self._until(lambda: len(self._waiting) < BATCH_MESSAGES_MAX and self._waiting_bytes < BATCH_BYTES_MAX)
+        if event.message.generation_id <= self._dropped_generation:
+            return
+        self._waiting.append(event)
+        self._waiting_bytes += size_of(event)
+        self._changed.set()
+
+    def drop_waiting(self) -> None:
+        self._dropped_generation = self._newest_generation
+        self._take()
 
     async def work(self) -> None:
         try:
-            while batch := await self._next_batch():
-                await self._process(batch)
+            while await self._some_wait():
+                async with self._turns.take(self._waiting[0].message.timestamp):
+                    batch = self._take()  # as late as possible: what came while it waited is in it
+                    await self._process(batch)
                 for event in batch:
                     await self._stream.ack(event)
         except Exception:
             log.exception("batch failed")
             end_process("a batch failed for a reason that no retry can mend")
 
-    async def _next_batch(self) -> list[faust.EventT]:
-        async with self._changed:
-            while not self._waiting and not self._closed:
-                await self._changed.wait()
-            batch, self._waiting = self._waiting, []
-            self._changed.notify_all()
-            return batch
+    async def _some_wait(self) -> bool:
+        """False when the agent ends: what waits then is read again."""
+        await self._until(lambda: bool(self._waiting) or self._closed)
+        return not self._closed
+
+    def _take(self) -> list[faust.EventT]:
+        """What waits; nothing when it was dropped meanwhile."""
+        batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._changed.set()
+        return batch
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
 
     async def finish(self, worker: "asyncio.Task[None]") -> None:
         """Lets the worker end what was taken, whatever cancels us meanwhile; ends the process when it can't."""
         self._closed = True
+        self._changed.set()
         deadline = asyncio.get_running_loop().time() + BATCH_WAIT_S
         while not worker.done():
             left_s = deadline - asyncio.get_running_loop().time()
             if left_s <= 0:
                 end_process("a batch did not end in time for a stop or a rebalance")
             try:
-                async with self._changed:
-                    self._changed.notify_all()
                 await asyncio.wait({worker}, timeout=left_s)
             except asyncio.CancelledError:
                 continue  # being cancelled twice must not acknowledge half a batch

@@ -7,10 +7,10 @@ for, never skipped. Next: infra/lua/timelines.lua.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -25,14 +25,21 @@ from infra.redis_node import Argument, RedisNode
 from infra.shard_map import ShardMap
 from infra.slots import slot_of
 from infra.timelines import Kind, Timelines
-from streams.node_calls import Placed, arguments_by_node, in_order_of_effect
+from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, segments_of
 
-RUN_TARGETS_MAX = 32_768  # entries of one run: about 60 ms of a node's time
+RUN_TARGETS_MAX = 262_144  # entries of one run: the more, the more of them share a look at their list; some 15 MB
+RUN_CHUNKS_MAX = 32_768  # their places in a call have two bytes
+CALL_TARGETS_MAX = 65_536  # entries of one call to all nodes: some 10 ms when most are the newest of their lists
+CALL_TARGETS_MIN = 4_096  # when all belong deep into their lists: 0.3 ms each at worst
+CALL_SLOW_S = 0.5  # halves the next calls: readers wait behind a call, and its time-out is 5 s
+CALL_FAST_S = 0.1  # doubles them
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
 SAY_EVERY_S = 5.0
+NOT_FINAL = -1  # instead of an offset, in a call that others of the run follow
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 _OF_AUTHOR = sa.text(
     "SELECT id FROM tweets WHERE author_id = :author AND id = ANY (CAST(:ids AS bigint[])) ORDER BY id"
@@ -47,6 +54,23 @@ class Received:
     records: Sequence[Delivery]
 
 
+@dataclass(slots=True)
+class Applied:
+    """What one node answered to all calls of a run: see `apply` in infra/lua/timelines.lua."""
+
+    delivered: int = 0
+    absent: int = 0
+    out_of_order: int = 0
+    short: list[bytes] = field(default_factory=list)
+
+    def add(self, answer: Sequence[Any]) -> None:
+        """Takes one more answer in."""
+        self.delivered += answer[0]
+        self.absent += answer[1]
+        self.out_of_order += answer[2]
+        self.short += answer[3]
+
+
 def receive(offset: int, value: bytes | None) -> Received:
     """Raises `Undecodable`, also for an unmerge beside other records: it is applied in two calls."""
     records = decode_deliveries(value)
@@ -59,20 +83,28 @@ def receive(offset: int, value: bytes | None) -> Received:
 def runs_of(messages: Sequence[Received]) -> Iterator[list[Received]]:
     """Whole messages in runs of bounded size; an unmerge is a run of its own, since it is applied in two calls."""
     run: list[Received] = []
-    targets = 0
+    targets = chunks = 0
     for message in messages:
-        size = sum(len(record.targets) for record in message.records)
+        more_targets = sum(len(record.targets) for record in message.records)
+        more_chunks = sum(len(record.subjects) for record in message.records)
         alone = any(record.kind is DeliveryKind.UNMERGE for record in message.records)
-        if run and (alone or targets + size > RUN_TARGETS_MAX):
+        if run and (alone or targets + more_targets > RUN_TARGETS_MAX or chunks + more_chunks > RUN_CHUNKS_MAX):
             yield run
-            run, targets = [], 0
+            run, targets, chunks = [], 0, 0
         if alone:
             yield [message]
             continue
         run.append(message)
-        targets += size
+        targets, chunks = targets + more_targets, chunks + more_chunks
     if run:
         yield run
+
+
+def next_call_targets(targets: int, seconds: float) -> int:
+    """The bound of the next calls, from how long one took."""
+    if seconds > CALL_SLOW_S:
+        return max(targets // 2, CALL_TARGETS_MIN)
+    return min(targets * 2, CALL_TARGETS_MAX) if seconds < CALL_FAST_S else targets
 
 
 class Deliverer:
@@ -88,6 +120,7 @@ class Deliverer:
         self._partition = partition
         self._generation = generation
         self._call_numbers = itertools.count(1)
+        self._call_targets = CALL_TARGETS_MIN
 
     def apply(self, messages: Sequence[Received]) -> None:
         """Returns when every record is in all three clusters; waits for nodes that are away.
@@ -96,43 +129,58 @@ class Deliverer:
         the messages again.
         """
         for run in runs_of(messages):
-            if run[0].records and run[0].records[0].kind is DeliveryKind.UNMERGE:
-                self._unmerge(run[0])
-            else:
-                self._apply_run(run)
-
-    def _apply_run(self, run: Sequence[Received]) -> None:
-        self._apply_placed([Placed(message.offset, one) for message in run for one in message.records], run[-1].offset)
-
-    def _unmerge(self, message: Received) -> None:
-        """Resolved when it is applied: which of the entries that are there are the author's, by the database now."""
-        resolved = [self._with_entries(record) for record in message.records]
-        self._apply_placed([Placed(message.offset, record) for record in resolved], message.offset)
+            placed = [Placed(message.offset, one) for message in run for one in message.records]
+            if placed and placed[0].record.kind is DeliveryKind.UNMERGE:
+                placed = [Placed(one.offset, self._with_entries(one.record)) for one in placed]
+            self._apply_run(placed, run[-1].offset)
 
     def _with_entries(self, record: Delivery) -> Delivery:
-        """An unmerge with the ids to remove, in whichever copy they are."""
+        """An unmerge with the ids to remove, in whichever copy they are: resolved when it is applied. Which of the
+        entries that are there are the author's, by the database now."""
         owner = int(record.targets[0])
         key = redis_keys.home_timeline(owner)
 
-        def route(shard_map: ShardMap) -> dict[str, list[Argument]]:
-            return {shard_map.node_of(cluster, slot_of(owner)): [key] for cluster in shard_map.placement}
+        def open_removals(shard_map: ShardMap) -> "Answers | None":
+            nodes = {shard_map.node_of(cluster, slot_of(owner)): [key] for cluster in shard_map.placement}
+            return self._call_nodes(nodes, self._open_removal, shard_map)
 
-        found = self._on_every_node(route, self._open_removal)
+        found = self._under_one_map(open_removals)
         ids = {int(entry) for answer in found.values() for entries in answer for entry in entries}
         with reading(self._engine) as connection:
             gone = connection.execute(_OF_AUTHOR, {"author": record.subject, "ids": list(ids)}).scalars().all()
         return replace(record, ids=np.array(gone, dtype=np.uint64))
 
-    def _apply_placed(self, placed: Sequence[Placed], last_offset: int) -> None:
-        ordered = in_order_of_effect(placed)
-        answers = self._on_every_node(partial(arguments_by_node, ordered), self._apply_call(last_offset))
-        _observe(ordered, answers)
-        self._refill({key for answer in answers.values() for key in answer[5]})
+    def _apply_run(self, placed: Sequence[Placed], last_offset: int) -> None:
+        segments = segments_of(placed)
+        targets = sum(len(one.record.targets) for one in placed)
+        parts = min(targets // self._call_targets + 1, PARTS_MAX)
+        total = self._under_one_map(partial(self._apply_parts, segments, parts, last_offset))
+        _observe(placed, total)
+        self._refill({key for answer in total.values() for key in answer.short})
 
-    def _apply_call(self, last_offset: int) -> "Call":
+    def _apply_parts(
+        self, segments: Sequence[Segment], parts: int, last_offset: int, shard_map: ShardMap
+    ) -> "dict[str, Applied] | None":
+        """One call after the other to every node, the final one with the offset; None when the epoch was raised."""
+        total = {name: Applied() for name in shard_map.nodes}
+        for number, arguments in enumerate(arguments_by_node(segments, shard_map, parts), start=1):
+            began_s = time.monotonic()
+            final = number == parts
+            wanted = {name: records for name, records in arguments.items() if records or final}
+            call = self._apply_call(last_offset if final else NOT_FINAL, total)
+            answers = self._call_nodes(wanted, call, shard_map)
+            if answers is None:
+                return None
+            for name, answer in answers.items():
+                total[name].add(answer)
+            self._call_targets = next_call_targets(self._call_targets, time.monotonic() - began_s)
+        return total
+
+    def _apply_call(self, last_offset: int, earlier: "Mapping[str, Applied]") -> "Call":
         def call(node: RedisNode, epoch: int, arguments: Sequence[Argument]) -> Any:
             head = (self._partition, epoch, self._generation, next(self._call_numbers), last_offset)
-            return node.call("apply", *head, self._timelines.live.timeline_entries, *arguments)
+            length = self._timelines.live.timeline_entries
+            return node.call("apply", *head, earlier[node.name].delivered, length, *arguments)
 
         return call
 
@@ -140,25 +188,28 @@ class Deliverer:
         head = (self._partition, epoch, self._generation, next(self._call_numbers))
         return node.call("open_removal", *head, b"".join(arguments))  # type: ignore[arg-type]
 
-    def _on_every_node(self, route: "Route", call: "Call") -> dict[str, Any]:
-        """Calls every node of the shard map at the same time; again where it failed, until all have answered.
-
-        A raised epoch starts again with the new map: placements may differ, and applying twice does no harm.
-        """
-        waiting = _Patience(self._partition)
+    def _under_one_map(self, calls: "Callable[[ShardMap], dict[str, T] | None]") -> "dict[str, T]":
+        """Makes calls by one shard map, again from the first when its epoch was raised meanwhile: placements may
+        differ then, and applying twice does no harm."""
         while True:
-            shard_map = self._clusters.shard_map
-            answers: dict[str, Any] = {}
-            arguments = route(shard_map)
-            while self._clusters.shard_map.epoch == shard_map.epoch:
-                answers |= self._call_missing(arguments, answers, call, shard_map.epoch, waiting)
-                if len(answers) == len(arguments):
-                    return answers
-                waiting.wait()
+            found = calls(self._clusters.shard_map)
+            if found is not None:
+                return found
+
+    def _call_nodes(self, arguments: "Arguments", call: "Call", shard_map: ShardMap) -> "Answers | None":
+        """Calls the nodes at the same time; again where it failed, until all have answered. None when the epoch was
+        raised meanwhile."""
+        waiting, answers = _Patience(self._partition), dict[str, Any]()
+        while self._clusters.shard_map.epoch == shard_map.epoch:
+            answers |= self._call_missing(arguments, answers, call, shard_map.epoch, waiting)
+            if len(answers) == len(arguments):
+                return answers
+            waiting.wait()
+        return None
 
     def _call_missing(
-        self, arguments: dict[str, list[Argument]], done: dict[str, Any], call: "Call", epoch: int, waiting: "_Patience"
-    ) -> dict[str, Any]:
+        self, arguments: "Arguments", done: "Answers", call: "Call", epoch: int, waiting: "_Patience"
+    ) -> "Answers":
         missing = {name: self._clusters.node(name) for name in arguments if name not in done}
         outcomes = self._clusters.at_once(missing, lambda node: call(node, epoch, arguments[node.name]))
         for name, outcome in outcomes.items():
@@ -179,7 +230,8 @@ class Deliverer:
                 _until_done(partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
 
 
-Route = Callable[[ShardMap], dict[str, list[Argument]]]
+Arguments = Mapping[str, Sequence[Argument]]
+Answers = dict[str, Any]
 Call = Callable[[RedisNode, int, Sequence[Argument]], Any]
 
 
@@ -216,11 +268,12 @@ def _until_done(step: Callable[[], object]) -> None:
             return
 
 
-def _observe(placed: Sequence[Placed], answers: dict[str, Any]) -> None:
+def _observe(placed: Sequence[Placed], total: "Mapping[str, Applied]") -> None:
     now_ms = time.time_ns() // 1_000_000
     for one in placed:
         if one.record.kind is DeliveryKind.DELIVER:
-            metrics.DELIVERY_LATENCY.observe(max(now_ms - one.record.published_ms, 0) / 1000)
-    for name, answer in answers.items():
-        metrics.DELIVERIES.labels(name[0]).inc(answer[0] + answer[1] + answer[2])
-        metrics.OUT_OF_ORDER.inc(answer[4])
+            for published_ms in one.record.published_ms.tolist():
+                metrics.DELIVERY_LATENCY.observe(max(now_ms - published_ms, 0) / 1000)
+    for name, applied in total.items():
+        metrics.DELIVERIES.labels(name[0]).inc(applied.delivered)
+        metrics.OUT_OF_ORDER.inc(applied.out_of_order)

@@ -4,24 +4,45 @@ Input: the activity log, a batch of one partition. Output: messages of the deliv
 `plan_deliveries` is the policy; `FanOut` asks the database, plans, sends. Next: deliver.py.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 
 from infra import outbox
 from infra.database import AUTHOR_LOCKS_MAX, lock_authors, reading, transaction
-from infra.events import NO_IDS, Activity, ActivityType, Delivery, DeliveryKind, encode_deliveries
+from infra.events import (
+    ALONE,
+    FAMILY,
+    NO_IDS,
+    ONE_TARGET,
+    Activity,
+    ActivityType,
+    Delivery,
+    DeliveryKind,
+    Family,
+    encode_deliveries,
+)
 from infra.kafka import Message, TransactionalProducer
 from infra.slots import Ids, slot_of
 from infra.topics import DELIVERIES
 from streams.follower_index import FollowerIndex, PackedFollowers
 
 MESSAGE_TARGETS_MAX = 16_384  # follower ids in one message: 128 kB, an eighth of what the broker takes
-MESSAGE_RECORDS_MAX = 500  # tweets in one message
+MESSAGE_CHUNKS_MAX = 4_000  # in one message: 80 kB beside their targets
 
-Placed = tuple[int, Delivery]  # the deliveries partition, and a record for it
+
+class Chunk(NamedTuple):
+    """What one event does to timelines of one deliveries partition."""
+
+    partition: int
+    kind: DeliveryKind
+    subject: int
+    published_ms: int
+    targets: Ids
+    ids: Ids = NO_IDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +55,8 @@ class Facts:
     newest: Mapping[int, Sequence[int]] = field(default_factory=dict)  # followed authors' newest ids, descending
 
 
-def plan_deliveries(event: Activity, facts: Facts, followers: PackedFollowers | None, length: int) -> Iterator[Placed]:
-    """The records that one event asks for.
+def plan_deliveries(event: Activity, facts: Facts, followers: PackedFollowers | None, length: int) -> Iterator[Chunk]:
+    """The chunks that one event asks for.
 
     A follow event means "look at this pair": the pair's row decides, so an old event that is replayed does no harm.
     """
@@ -51,17 +72,17 @@ def plan_deliveries(event: Activity, facts: Facts, followers: PackedFollowers | 
 
 def _to_timelines(
     event: Activity, facts: Facts, followers: PackedFollowers | None, home: DeliveryKind, own: DeliveryKind
-) -> Iterator[Placed]:
+) -> Iterator[Chunk]:
     yield _to_one(event.author_id, own, event.other_id, event)
     if followers is None or event.author_id in facts.pull:
         return
     for partition, ids in followers.by_partition():
         for start in range(0, len(ids), MESSAGE_TARGETS_MAX):
-            chunk = ids[start : start + MESSAGE_TARGETS_MAX]
-            yield partition, Delivery(home, event.other_id, event.published_ms, chunk)
+            part = ids[start : start + MESSAGE_TARGETS_MAX]
+            yield Chunk(partition, home, event.other_id, event.published_ms, part)
 
 
-def _to_follower(event: Activity, facts: Facts, length: int) -> Iterator[Placed]:
+def _to_follower(event: Activity, facts: Facts, length: int) -> Iterator[Chunk]:
     author, follower = event.author_id, event.other_id
     if not facts.following.get((author, follower), False):
         yield _to_one(follower, DeliveryKind.UNMERGE, author, event)
@@ -75,37 +96,68 @@ def _to_follower(event: Activity, facts: Facts, length: int) -> Iterator[Placed]
         yield _to_one(follower, DeliveryKind.MERGE, author, event, ids)
 
 
-def _to_one(owner: int, kind: DeliveryKind, subject: int, event: Activity, ids: Ids = NO_IDS) -> Placed:
+def _to_one(owner: int, kind: DeliveryKind, subject: int, event: Activity, ids: Ids = NO_IDS) -> Chunk:
     partition = slot_of(owner) % DELIVERIES.partitions
-    return partition, Delivery(kind, subject, event.published_ms, np.array([owner], dtype=">u8"), ids)
+    return Chunk(partition, kind, subject, event.published_ms, np.array([owner], dtype=">u8"), ids)
 
 
-def pack_messages(placed: Sequence[Placed]) -> Iterator[Message]:
-    """Messages of bounded size, in order within each partition. An unmerge travels alone: it is applied in two calls,
-    and an applied offset must cover whole messages."""
-    open_: dict[int, list[Delivery]] = {}
-    targets: dict[int, int] = {}
-    for partition, record in placed:
-        alone = record.kind in (DeliveryKind.UNMERGE, DeliveryKind.MERGE)
-        waiting = open_.setdefault(partition, [])
-        size = targets.get(partition, 0) + len(record.targets)
-        if waiting and (alone or size > MESSAGE_TARGETS_MAX or len(waiting) >= MESSAGE_RECORDS_MAX):
-            yield _message(partition, waiting)
-            waiting.clear()
-            size = len(record.targets)
+def pack_messages(chunks: Iterable[Chunk]) -> Iterator[Message]:
+    """Messages of bounded size, in order within each partition and family of keys. A merge or unmerge travels alone:
+    an unmerge is applied in two calls, and an applied offset must cover whole messages."""
+    waiting: dict[int, _Packing] = {}
+    for chunk in chunks:
+        alone = chunk.kind in ALONE
+        packing = waiting.get(chunk.partition)
+        if packing is not None and (alone or not packing.has_room(chunk)):
+            yield packing.message()
+            packing = None
+        if packing is None:
+            packing = waiting[chunk.partition] = _Packing(chunk.partition)
+        packing.add(chunk)
         if alone:
-            yield _message(partition, [record])
-            size = 0
+            yield packing.message()
+            del waiting[chunk.partition]
+    for packing in waiting.values():
+        yield packing.message()
+
+
+class _Packing:
+    """A message in the making. Chunks of one kind that follow each other within a family share a record; families have
+    different keys, so their order does not matter."""
+
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
+        self._records: dict[Family, list[list[Chunk]]] = {}
+        self._chunks = 0
+        self._targets = 0
+
+    def has_room(self, chunk: Chunk) -> bool:
+        return self._chunks < MESSAGE_CHUNKS_MAX and self._targets + len(chunk.targets) <= MESSAGE_TARGETS_MAX
+
+    def add(self, chunk: Chunk) -> None:
+        records = self._records.setdefault(FAMILY[chunk.kind], [])
+        if records and records[-1][0].kind is chunk.kind and chunk.kind not in ONE_TARGET:
+            records[-1].append(chunk)
         else:
-            waiting.append(record)
-        targets[partition] = size
-    for partition, waiting in open_.items():
-        if waiting:
-            yield _message(partition, waiting)
+            records.append([chunk])
+        self._chunks += 1
+        self._targets += len(chunk.targets)
+
+    def message(self) -> Message:
+        records = (_record(chunks) for family in self._records.values() for chunks in family)
+        return Message(DELIVERIES.name, encode_deliveries(records), partition=self._partition)
 
 
-def _message(partition: int, records: Sequence[Delivery]) -> Message:
-    return Message(DELIVERIES.name, encode_deliveries(records), partition=partition)
+def _record(chunks: Sequence[Chunk]) -> Delivery:
+    _, kinds, subjects, published_ms, targets, ids = zip(*chunks, strict=True)
+    return Delivery(
+        kinds[0],
+        np.array(subjects, dtype=">u8"),
+        np.array(published_ms, dtype=">i8"),
+        np.array([len(part) for part in targets], dtype=">u4"),
+        np.concatenate(targets),
+        ids[0],
+    )
 
 
 class FanOut:
@@ -125,27 +177,27 @@ class FanOut:
         Idempotent by the timelines: a batch sent twice inserts, removes and merges the same. Raises `Superseded`.
         """
         self._delete_retweets([event.other_id for event in events if event.type is ActivityType.DELETED])
-        placed = self._plan(events, length)
-        if placed:
-            self._producer.send(pack_messages(placed))
+        chunks = self._plan(events, length)
+        if chunks:
+            self._producer.send(pack_messages(chunks))
 
     def close(self) -> None:
         """Drops the index and what is buffered."""
         self._index.close()
         self._producer.close()
 
-    def _plan(self, events: Sequence[Activity], length: int) -> list[Placed]:
+    def _plan(self, events: Sequence[Activity], length: int) -> list[Chunk]:
         facts = read_facts(self._engine, events, length)
         targeted = {event.author_id for event in events if event.author_id not in facts.pull and _fans_out(event)}
         followers = self._index.get_all(targeted)
-        placed: list[Placed] = []
+        chunks: list[Chunk] = []
         for event in events:
             pair = (event.author_id, event.other_id)
             if pair in facts.following and not _fans_out(event):
                 self._index.set_following(event.author_id, {event.other_id: facts.following[pair]})
                 followers |= self._index.get_all({event.author_id} & followers.keys())
-            placed += plan_deliveries(event, facts, followers.get(event.author_id), length)
-        return placed
+            chunks += plan_deliveries(event, facts, followers.get(event.author_id), length)
+        return chunks
 
     def _delete_retweets(self, tweet_ids: Sequence[int]) -> None:
         """Deletes the retweets of deleted tweets, with an event each, so that each is retracted in its author's log."""

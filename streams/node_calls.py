@@ -1,35 +1,37 @@
 """What one run of delivery records means for each Redis node: pure routing, without a loop over followers.
 
-A run is a list of whole messages of one partition. Plain chunks in it are sorted by tweet id; every other record keeps
-its place. The answer for a node is the tail of the `apply` Function's arguments: five for each record.
+A run is a list of whole messages of one partition. Its chunks are turned around, from "this tweet to these timelines"
+to "these tweets to this timeline", so a node looks at each list once a run. The answer for a node is the tail of the
+`apply` Function's arguments: five for each record.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 
-from infra.events import Delivery, DeliveryKind
-from infra.redis_keys import KEY_BYTES, page_of_keys
+from infra.events import FAMILY, ONE_TARGET, Delivery, DeliveryKind, Family
+from infra.redis_keys import CELEBRITIES, HOME, USER, page_of_keys
 from infra.redis_node import Argument
 from infra.shard_map import ShardMap
-from infra.slots import slots_of
+from infra.slots import SLOTS, Ids, slots_of
+from infra.topics import DELIVERIES
 
-PLAIN = frozenset({DeliveryKind.DELIVER, DeliveryKind.DELIVER_OWN})
-
-# The letter that `apply` knows a record by, and the letter that its keys begin with.
-LETTERS: Mapping[DeliveryKind, tuple[bytes, bytes]] = {
-    DeliveryKind.DELIVER: (b"D", b"h"),
-    DeliveryKind.RETRACT: (b"R", b"h"),
-    DeliveryKind.DELIVER_OWN: (b"D", b"u"),
-    DeliveryKind.RETRACT_OWN: (b"R", b"u"),
-    DeliveryKind.MERGE: (b"M", b"h"),
-    DeliveryKind.UNMERGE: (b"X", b"h"),
-    DeliveryKind.ADD_CELEBRITY: (b"A", b"f"),
-    DeliveryKind.REMOVE_CELEBRITY: (b"B", b"f"),
+# The letter that `apply` knows a kind by.
+LETTERS: Mapping[DeliveryKind, bytes] = {
+    DeliveryKind.DELIVER: b"D",
+    DeliveryKind.RETRACT: b"R",
+    DeliveryKind.DELIVER_OWN: b"D",
+    DeliveryKind.RETRACT_OWN: b"R",
+    DeliveryKind.MERGE: b"M",
+    DeliveryKind.UNMERGE: b"X",
+    DeliveryKind.ADD_CELEBRITY: b"A",
+    DeliveryKind.REMOVE_CELEBRITY: b"B",
 }
+PARTS_MAX = SLOTS // DELIVERIES.partitions  # a partition has this many slots
+PREFIXES = {Family.HOME: HOME, Family.USER: USER, Family.CELEBRITIES: CELEBRITIES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,59 +42,112 @@ class Placed:
     record: Delivery
 
 
-def in_order_of_effect(placed: Sequence[Placed]) -> list[Placed]:
-    """Runs of plain chunks sorted by tweet id, so that most entries are the newest when they come; the rest as is."""
-    ordered: list[Placed] = []
-    for plain, group in groupby(placed, key=lambda one: one.record.kind in PLAIN):
-        run = list(group)
-        ordered += sorted(run, key=lambda one: one.record.subject) if plain else run
-    return ordered
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Records of one kind, turned around: for each owner, `counts` places in `subjects`, one after the other.
+
+    `subjects` is ascending and has each tweet once; `offsets` says from which message each came, less `offset`. So an
+    owner's places are ascending, and each once. Of a kind of one target it is the one owner, without places.
+    """
+
+    letter: bytes
+    prefix: bytes
+    offset: int
+    subjects: Sequence[int]
+    offsets: npt.NDArray[np.uint32]
+    owners: Ids
+    counts: npt.NDArray[np.uint16]
+    places: npt.NDArray[np.uint16]
+    ids: Sequence[int] = ()
 
 
-def arguments_by_node(placed: Sequence[Placed], shard_map: ShardMap) -> dict[str, list[Argument]]:
-    """For every node of the map the records that concern it, as arguments of `apply`; none for many."""
-    arguments: dict[str, list[Argument]] = {name: [] for name in shard_map.nodes}
-    if not placed:
-        return arguments
-    ids = np.concatenate([one.record.targets for one in placed]).astype(np.uint64)
-    counts = np.array([len(one.record.targets) for one in placed])
-    owner = np.repeat(np.arange(len(placed)), counts)
-    prefixes = np.array([LETTERS[one.record.kind][1][0] for one in placed], dtype=np.uint8)
-    pages = page_of_keys(ids, prefixes[owner])
-    slots = slots_of(ids)
-    heads = [_head(one) for one in placed]
-    for cluster in shard_map.placement:
-        places = shard_map.node_indexes(cluster)[slots]
-        for index, name in enumerate(shard_map.nodes_of(cluster)):
-            mine = np.flatnonzero(places == index)
-            for at, page in _pages(pages, owner, mine, len(placed)):
-                letter, offset, subject, extra = heads[at]
-                arguments[name] += (letter, offset, subject, page, extra)
-    return arguments
+def segments_of(placed: Sequence[Placed]) -> list[Segment]:
+    """A run as segments. Within a family of keys they keep the log's order; kinds of one target stay single."""
+    families: dict[Family, list[Placed]] = {}
+    for one in placed:
+        families.setdefault(FAMILY[one.record.kind], []).append(one)
+    return [
+        segment
+        for family, members in families.items()
+        for kind, group in groupby(members, key=lambda one: one.record.kind)
+        for segment in _segments(kind, PREFIXES[family], list(group))
+    ]
 
 
-def _pages(
-    pages: npt.NDArray[np.uint8], owner: npt.NDArray[np.int64], mine: npt.NDArray[np.int64], records: int
-) -> Iterator[tuple[int, bytes]]:
-    """(record, its page of keys) for one node, in order."""
-    data = pages[mine].tobytes()
-    start = 0
-    for at, count in enumerate(np.bincount(owner[mine], minlength=records)):
-        if count:
-            end = start + int(count) * KEY_BYTES
-            yield at, data[start:end]
-            start = end
+def _segments(kind: DeliveryKind, prefix: bytes, group: Sequence[Placed]) -> Iterator[Segment]:
+    if kind not in ONE_TARGET:
+        with_targets = [one for one in group if len(one.record.targets)]
+        if with_targets:
+            yield _turned_around(LETTERS[kind], prefix, with_targets)
+        return
+    for one in group:
+        record, ids = one.record, one.record.ids.tolist()
+        # A merge's first id is its bound, and takes the place of the subject.
+        subject = ids.pop(0) if kind is DeliveryKind.MERGE else record.subject
+        owners = record.targets.astype(np.uint64)
+        yield Segment(LETTERS[kind], prefix, one.offset, [subject], NO_OFFSETS, owners, NO_PLACES, NO_PLACES, ids)
 
 
-def _head(one: Placed) -> tuple[bytes, int, int, bytes]:
-    """Letter, offset, id and ids of a record. A merge's first id is its bound."""
-    letter = LETTERS[one.record.kind][0]
-    ids = one.record.ids
-    if one.record.kind is DeliveryKind.MERGE:
-        return letter, one.offset, int(ids[0]), joined(ids[1:])
-    return letter, one.offset, one.record.subject, joined(ids)
+NO_OFFSETS = np.empty(0, dtype=np.uint32)
+NO_PLACES = np.empty(0, dtype=np.uint16)
 
 
-def joined(ids: Sequence[int] | npt.NDArray[np.uint64]) -> bytes:
+def _turned_around(letter: bytes, prefix: bytes, group: Sequence[Placed]) -> Segment:
+    """Sorts by owner, then by tweet id, and drops what is there twice."""
+    subjects, place_of_chunk = np.unique(_joined(one.record.subjects for one in group), return_inverse=True)
+    first = group[0].offset
+    chunks = [len(one.record.subjects) for one in group]
+    offset_of_chunk = np.repeat(np.array([one.offset - first for one in group], dtype=np.uint32), chunks)
+    offsets = np.zeros(len(subjects), dtype=np.uint32)
+    np.maximum.at(offsets, place_of_chunk, offset_of_chunk)  # the later one: it is counted if any of them is
+    place = np.repeat(place_of_chunk.astype(np.uint64), _joined(one.record.counts for one in group).astype(np.int64))
+
+    targets = _joined(one.record.targets for one in group)
+    order = np.argsort(targets)
+    sorted_targets = targets[order]
+    starts_owner = np.concatenate(([True], sorted_targets[1:] != sorted_targets[:-1]))
+    both = ((np.cumsum(starts_owner) - 1).astype(np.uint64) << np.uint64(32)) | place[order]
+    both.sort()
+    both = both[np.concatenate(([True], both[1:] != both[:-1]))]
+    owners = sorted_targets[starts_owner]
+    counts = np.bincount((both >> np.uint64(32)).astype(np.int64), minlength=len(owners)).astype(np.uint16)
+    return Segment(letter, prefix, first, subjects.tolist(), offsets, owners, counts, both.astype(np.uint16))
+
+
+def _joined(columns: Iterable[npt.NDArray[np.unsignedinteger]]) -> Ids:
+    """Columns of several records as one, in the machine's byte order."""
+    return np.concatenate(list(columns)).astype(np.uint64)
+
+
+def arguments_by_node(
+    segments: Sequence[Segment], shard_map: ShardMap, parts: int = 1
+) -> list[dict[str, list[Argument]]]:
+    """For each part and node the records that concern it, as arguments of `apply`. A part has its own slots, so that
+    each list's records are in one part; every node is in each part, with nothing at times."""
+    found: list[dict[str, list[Argument]]] = [{name: [] for name in shard_map.nodes} for _ in range(parts)]
+    for segment in segments:
+        slots = slots_of(segment.owners)
+        pages = page_of_keys(segment.owners, segment.prefix)
+        subjects = joined(segment.subjects)
+        part_of = slots // DELIVERIES.partitions % parts
+        for cluster in shard_map.placement:
+            nodes = shard_map.nodes_of(cluster)
+            places = shard_map.node_indexes(cluster)[slots] * parts + part_of
+            for place in np.flatnonzero(np.bincount(places)).tolist():
+                mine = places == place
+                arguments = found[place % parts][nodes[place // parts]]
+                arguments += (segment.letter, segment.offset, subjects, pages[mine].tobytes(), _extra(segment, mine))
+    return found
+
+
+def _extra(segment: Segment, mine: npt.NDArray[np.bool_]) -> bytes:
+    """The last argument of a record; lua/timelines.lua has its form."""
+    if not len(segment.counts):
+        return joined(segment.ids)
+    counts, places = segment.counts[mine], segment.places[np.repeat(mine, segment.counts)]
+    return counts.astype(">u2").tobytes() + places.astype(">u2").tobytes() + segment.offsets.astype(">u4").tobytes()
+
+
+def joined(ids: Sequence[int]) -> bytes:
     """Ids as text, separated by spaces."""
-    return b" ".join(b"%d" % int(one) for one in ids)
+    return " ".join(map(str, ids)).encode()

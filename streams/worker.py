@@ -9,11 +9,10 @@ from infra.composition import open_stores
 from infra.metrics import serve_metrics
 from infra.readiness import announce_ready
 from infra.settings import Settings
-from infra.topics import ACTIVITY, DELIVERIES
-from streams.app import Parts, create_app
+from streams.app import DELIVERS_AT_ONCE, FAN_OUTS_AT_ONCE, Parts, create_app
 from streams.dead_letters import DeadLetters
 
-THREADS = ACTIVITY.partitions + DELIVERIES.partitions  # one batch of each partition at a time
+THREADS = FAN_OUTS_AT_ONCE + DELIVERS_AT_ONCE
 
 
 def run_worker(settings: Settings) -> None:

@@ -19,7 +19,7 @@ local TRIM_SLACK = 64        -- entries above the length before a trim: one trim
 local TOKEN_TTL_S = 60       -- a rebuild that died leaves its half-built list for no longer
 local TOKEN_ENTRIES_MAX = 2  -- times the length; a list under a token that grows beyond is dropped: absent is safe
 local REFILL_BELOW = 0.5     -- of the length; with fewer entries above a floor the timeline is short
-local POP_MAX = 8            -- newer entries that are taken off and put back; with more LINSERT is cheaper
+local LOOK_FIRST = 16         -- entries of the first look for the place of an old id; each further look takes four times as many
 local PUSH_MAX = 4000        -- arguments of one command; Lua's stack holds about 8,000
 local MINUS = 45
 local TOKEN_OF_NOBODY = '-0'
@@ -55,10 +55,13 @@ local function head_of(key)
   return head
 end
 
+-- Returns the list's size.
 local function push(key, values)
+  local size
   for from = 1, #values, PUSH_MAX do
-    redis.call('RPUSH', key, unpack(values, from, math.min(from + PUSH_MAX - 1, #values)))
+    size = redis.call('RPUSH', key, unpack(values, from, math.min(from + PUSH_MAX - 1, #values)))
   end
+  return size
 end
 
 -- Fencing ---------------------------------------------------------------------------------------------------------
@@ -105,40 +108,42 @@ local function trim(key, size, length)
   end
 end
 
--- Puts an id that is not newer than the tail in its place. Returns 'inserted', 'present' or 'below'.
--- Positions count from the tail, which is 1. The search doubles its steps, then halves them: entries that come out of
--- order belong near the tail as a rule, and a look costs less than reading what lies between.
-local function insert_inside(key, id, length)
-  local size = redis.call('LLEN', key)
-  local newer, older = 1, 2                      -- the element at `newer` is not older than the id
-  local pivot, found = redis.call('LINDEX', key, -1), nil
-  if pivot == id then return size == 1 and 'below' or 'present' end
-  if size == 1 then return 'below' end
-  while older < size do
-    found = redis.call('LINDEX', key, -older)
-    if found <= id then break end
-    newer, pivot, older = older, found, older * 2
+-- The end of a list: what is not older than an id, ascending; nil and the floor when the id is at or below it.
+local function newer_part(key, id)
+  local wanted = LOOK_FIRST
+  while true do
+    local part = redis.call('LRANGE', key, -wanted, -1)
+    if part[1] < id then
+      local first = #part + 1
+      while part[first - 1] >= id do first = first - 1 end
+      return part, first
+    end
+    if #part < wanted then return part, 2, part[1] end
+    wanted = wanted * 4
   end
-  if older >= size then older, found = size, redis.call('LINDEX', key, 0) end
-  while older - newer > 1 do
-    local middle = math.floor((newer + older) / 2)
-    local seen = redis.call('LINDEX', key, -middle)
-    if seen > id then newer, pivot = middle, seen else older, found = middle, seen end
+end
+
+-- Puts ascending ids in their places in a list whose tail is not older than the first of them. Only the end that they
+-- change is written again. Returns how many were out of order, that is: inserted before an entry.
+local function insert_inside(key, ids, length)
+  local part, first, floor = newer_part(key, ids[1])
+  local i, j, out_of_order, merged = first, 1, 0, {}
+  if floor and not is_token(floor) then
+    while ids[j] and ids[j] <= floor do j = j + 1 end
   end
-  if older == size then
-    if not is_token(found) and found >= id then return 'below' end
-  elseif found == id then
-    return 'present'
+  local again = #part - first + 1
+  while part[i] or ids[j] do
+    if not ids[j] or (part[i] and part[i] < ids[j]) then
+      merged[#merged + 1], i = part[i], i + 1
+    else
+      if part[i] == ids[j] then i = i + 1 elseif part[i] then out_of_order = out_of_order + 1 end
+      merged[#merged + 1], j = ids[j], j + 1
+    end
   end
-  if newer <= POP_MAX then
-    local taken, back = redis.call('RPOP', key, newer), { id }
-    for at = newer, 1, -1 do back[#back + 1] = taken[at] end
-    size = redis.call('RPUSH', key, unpack(back))
-  else
-    size = redis.call('LINSERT', key, 'BEFORE', pivot, id)
-  end
-  trim(key, size, length)
-  return 'inserted'
+  if #merged == again then return 0 end
+  if again > 0 then redis.call('LTRIM', key, 0, -(again + 1)) end
+  trim(key, push(key, merged), length)
+  return out_of_order
 end
 
 -- True when removals left too little above a floor.
@@ -222,66 +227,108 @@ local function change_celebrity(key, author, add)
   end
 end
 
--- One tweet into each list of a page, the usual case first: newer than all that is there.
-local function insert_chunk(id, page, length, count)
-  for key in keys_of(page) do
-    local tail = redis.pcall('LINDEX', key, -1)
-    if type(tail) == 'table' then tail = head_of(key) end
-    if not tail then
-      count.absent = count.absent + 1
-    elseif id > tail or is_token(tail) then
-      local size = redis.call('RPUSH', key, id)
-      if size > length + 1 + TRIM_SLACK then trim(key, size, length) end
-      count.inserted = count.inserted + 1
-    else
-      local outcome = insert_inside(key, id, length)
-      count[outcome] = count[outcome] + 1
-      if outcome == 'inserted' then count.inside = count.inside + 1 end
-    end
-  end
+-- Ascending ids into a list, the usual case first: newer than all that is there. Returns nil when the list is absent,
+-- else how many were out of order.
+local function insert(key, ids, length)
+  local tail = redis.pcall('LINDEX', key, -1)
+  if type(tail) == 'table' then tail = head_of(key) end
+  if not tail then return nil end
+  if ids[1] <= tail then return insert_inside(key, ids, length) end  -- a token is below every id: "-" sorts first
+  trim(key, push(key, ids), length)
+  return 0
 end
 
-local function new_count()
-  return { inserted = 0, present = 0, below = 0, absent = 0, inside = 0 }
+-- Two bytes each, big-endian.
+local function numbers_of(text, from, count)
+  local numbers = {}
+  for at = from, from + 2 * count - 1, 2 do
+    local high, low = string.byte(text, at, at + 1)
+    numbers[#numbers + 1] = high * 256 + low
+  end
+  return numbers
+end
+
+-- The lists of a grouped record: iterates over key, its ids ascending, and their places in `ids`.
+local function groups_of(ids, page, extra)
+  local counts = numbers_of(extra, 1, #page / KEY_BYTES)
+  local at, group = 2 * #counts + 1, 0
+  return function()
+    group = group + 1
+    local count = counts[group]
+    if not count then return nil end
+    local places = numbers_of(extra, at, count)
+    at = at + 2 * count
+    local values = {}
+    for i = 1, count do values[i] = ids[places[i] + 1] end
+    return string.sub(page, (group - 1) * KEY_BYTES + 1, group * KEY_BYTES), values, places
+  end
 end
 
 -- Writing in the order of the log -----------------------------------------------------------------------------------
 
--- apply: partition, epoch, generation, call, last offset, length, then five arguments a record:
---   kind, offset, id, page of keys, ids
--- kind D insert the id into each list · R remove the id from each list · M merge ids into one list, complete above id
---      X remove ids from one list · A, B add or remove the celebrity id in one set
--- Idempotent by offset for the counts, and by the lists themselves for the entries.
--- Returns inserted, present, below, absent (entries of D records into home timelines that were not applied before),
--- out of order (all D insertions not at the tail), then the keys of lists that are short.
+-- A D record: see apply. After a redelivery some of the ids were counted before.
+local function insert_groups(ids, offset, applied, page, extra, length, count)
+  local is_home = string.sub(page, 1, 1) == 'h'
+  local offsets_at = #extra - 4 * #ids
+  local function is_new(place)
+    local a, b, c, d = string.byte(extra, offsets_at + 4 * place + 1, offsets_at + 4 * place + 4)
+    return offset + ((a * 256 + b) * 256 + c) * 256 + d > applied
+  end
+  for key, values, places in groups_of(ids, page, extra) do
+    local out_of_order = insert(key, values, length)
+    if is_home then
+      local new = #values
+      if offset <= applied then
+        new = 0
+        for _, place in ipairs(places) do if is_new(place) then new = new + 1 end end
+      end
+      if out_of_order then count.delivered = count.delivered + new else count.absent = count.absent + new end
+    end
+    count.out_of_order = count.out_of_order + (out_of_order or 0)
+  end
+end
+
+-- apply: partition, epoch, generation, call, last offset, earlier, length, then five arguments a record:
+--   kind, offset, ids, page of keys, extra
+-- A run of messages may take several calls, each for other lists: only the final one has a last offset, the others -1,
+-- and it brings what the earlier ones answered as delivered, so that a run is counted whole or not at all.
+-- kind D insert ids into lists · R remove ids from lists. Grouped: `ids` ascending, separated by spaces; for each key of
+--      the page `extra` has two bytes with its number of ids, then for each of these two bytes with its place in `ids`,
+--      then for each of `ids` four bytes: its offset, counted from `offset`.
+-- kind M merge the ids of `extra` into one list, complete above the id in `ids` · X remove the ids of `extra` from one
+--      list · A, B add or remove the celebrity id in one set
+-- Idempotent by offset for the count, and by the lists themselves for the entries.
+-- Returns how many entries of D records are in home timelines now that were not applied before, how many of them met
+-- an absent list, how many entries were not the newest of their list, then the keys of lists that are short.
 local function apply(_, args)
   local partition, epoch, generation, call = args[1], args[2], tonumber(args[3]), tonumber(args[4])
-  local last, length = tonumber(args[5]), tonumber(args[6])
+  local last, earlier, length = tonumber(args[5]), tonumber(args[6]), tonumber(args[7])
   local applied, refused = take_call(partition, epoch, generation, call)
   if not applied then return refused end
 
-  local count, short, again = new_count(), {}, new_count()
-  for at = 7, #args, 5 do
-    local kind, offset, id, page, ids = args[at], tonumber(args[at + 1]), args[at + 2], args[at + 3], args[at + 4]
+  local count, short = { delivered = 0, absent = 0, out_of_order = 0 }, {}
+  for at = 8, #args, 5 do
+    local kind, offset, ids, page, extra = args[at], tonumber(args[at + 1]), args[at + 2], args[at + 3], args[at + 4]
     if kind == 'D' then
-      local is_counted = offset > applied and string.sub(page, 1, 1) == 'h'
-      insert_chunk(id, page, length, is_counted and count or again)
-    elseif kind == 'R' or kind == 'X' then
-      local gone = kind == 'R' and { id } or ids_of(ids)
-      for key in keys_of(page) do
+      insert_groups(ids_of(ids), offset, applied, page, extra, length, count)
+    elseif kind == 'R' then
+      for key, gone in groups_of(ids_of(ids), page, extra) do
         if remove(key, gone, length) then short[#short + 1] = key end
       end
+    elseif kind == 'X' then
+      if remove(page, ids_of(extra), length) then short[#short + 1] = page end
     elseif kind == 'M' then
-      merge_author(page, id, ids_of(ids), length)
+      merge_author(page, ids, ids_of(extra), length)
     else
-      change_celebrity(page, id, kind == 'A')
+      change_celebrity(page, ids, kind == 'A')
     end
   end
 
-  if last > applied then redis.call('HSET', 'c:' .. partition, 'applied', args[5]) end
-  local delivered = count.inserted + count.present + count.below
-  if delivered > 0 then redis.call('HINCRBY', 'c:' .. partition, 'delivered', delivered) end
-  return { count.inserted, count.present, count.below, count.absent, count.inside + again.inside, short }
+  if last > applied then
+    redis.call('HSET', 'c:' .. partition, 'applied', args[5])
+    redis.call('HINCRBY', 'c:' .. partition, 'delivered', count.delivered + earlier)
+  end
+  return { count.delivered, count.absent, count.out_of_order, short }
 end
 
 -- open_removal: partition, epoch, generation, call, page of keys. The reading half of an unmerge: replaces tokens, and

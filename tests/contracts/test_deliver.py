@@ -11,7 +11,7 @@ import pytest
 from infra import redis_keys
 from infra.composition import Stores
 from infra.errors import RedisUnavailable, Superseded
-from infra.events import Delivery, DeliveryKind
+from infra.events import DeliveryKind, one_chunk
 from infra.live_settings import set_live_settings
 from infra.rebuild import rebuild
 from infra.redis_node import RedisNode
@@ -35,7 +35,7 @@ class Log:
         self._offsets = itertools.count()
 
     def message(self, kind: DeliveryKind, subject: int, targets: Sequence[int], extra: Sequence[int] = ()) -> Received:
-        return Received(next(self._offsets), [Delivery(kind, subject, 5, ids(targets), ids(extra))])
+        return Received(next(self._offsets), [one_chunk(kind, subject, 5, targets, ids(extra))])
 
 
 @pytest.fixture

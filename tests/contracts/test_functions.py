@@ -1,11 +1,13 @@
 """The Redis Functions on a real server: inserting, heads, fencing, and the one primitive."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from infra import redis_keys
 from infra.composition import Stores
@@ -16,8 +18,24 @@ LENGTH = 80
 BASE = 10**18  # a 19-digit id
 
 
+Record = tuple[str, int, int | str, bytes, str | bytes]
+
+
 def tweet(number: int) -> int:
     return BASE + number
+
+
+def grouped(kind: str, lists: Mapping[bytes, Sequence[int]], offset: int = 0, later: Mapping[int, int] = {}) -> Record:
+    """A record of ascending tweets by list; `later` says by how much the offset of some is higher."""
+    numbers = sorted({number for of_list in lists.values() for number in of_list})
+    extra = b"".join(len(of_list).to_bytes(2) for of_list in lists.values())
+    extra += b"".join(numbers.index(number).to_bytes(2) for of_list in lists.values() for number in of_list)
+    extra += b"".join(later.get(number, 0).to_bytes(4) for number in numbers)
+    return kind, offset, " ".join(str(tweet(number)) for number in numbers), b"".join(lists), extra
+
+
+def retract(number: int, key: bytes) -> Record:
+    return grouped("R", {key: [number]})
 
 
 @dataclass
@@ -28,14 +46,14 @@ class Node:
     generation: int = 1
     numbers: "count[int]" = field(default_factory=lambda: count(1))
 
-    def apply(self, *records: tuple[str, int, int, bytes, str], last: int = 0, epoch: int = 1) -> list[Any]:
+    def apply(self, *records: Record, last: int = 0, epoch: int = 1, earlier: int = 0) -> list[Any]:
         arguments = [one for record in records for one in record]
         number = next(self.numbers)
-        answer = self.redis.call("apply", 0, epoch, self.generation, number, last, LENGTH, *arguments)
+        answer = self.redis.call("apply", 0, epoch, self.generation, number, last, earlier, LENGTH, *arguments)
         return list(answer)
 
     def deliver(self, number: int, key: bytes, offset: int = 0) -> list[Any]:
-        return self.apply(("D", offset, tweet(number), key, ""), last=offset)
+        return self.apply(grouped("D", {key: [number]}, offset), last=offset)
 
     def listed(self, key: bytes) -> list[int]:
         """The list's head, then its entries as the numbers they were made of."""
@@ -55,6 +73,7 @@ def node(stores: Stores) -> Node:
 
 
 HOME = redis_keys.home_timeline(1)
+USERS = count(1_000)  # a list of its own for each example
 
 
 @pytest.mark.parametrize(
@@ -103,7 +122,7 @@ def test_what_was_delivered_in_any_order_is_sorted(node: Node) -> None:
 
 
 def test_a_timeline_that_does_not_exist_is_not_written(node: Node) -> None:
-    assert node.deliver(1, HOME)[:4] == [0, 0, 0, 1]
+    assert node.deliver(1, HOME)[:3] == [0, 1, 0]
     assert node.redis.command("EXISTS", HOME) == 0
 
 
@@ -116,38 +135,106 @@ def test_a_trim_sets_the_floor_to_the_newest_entry_that_was_cut(node: Node) -> N
     assert node.listed(HOME) == [65, *range(66, LENGTH + 66)]
 
 
-def test_an_answer_counts_each_entry_once_by_its_outcome(node: Node) -> None:
+def test_an_answer_counts_what_present_and_absent_lists_got(node: Node) -> None:
     below, present, absent, new = (redis_keys.home_timeline(user) for user in (1, 2, 3, 4))
     node.make(below, [], floor=9)
     node.make(present, [5])
     node.make(new, [])
 
-    answer = node.apply(("D", 0, tweet(5), below + present + absent + new, ""), last=0)
+    answer = node.apply(grouped("D", {key: [5] for key in (below, present, absent, new)}))
 
-    assert answer[:4] == [1, 1, 1, 1]
+    assert answer[:3] == [3, 1, 0]
 
 
 def test_a_redelivered_message_is_not_counted_again(node: Node) -> None:
     node.make(HOME, [])
     node.deliver(1, HOME, offset=10)
 
-    assert node.deliver(1, HOME, offset=10)[:4] == [0, 0, 0, 0]
+    assert node.deliver(1, HOME, offset=10)[:3] == [0, 0, 0]
     assert node.redis.command("HGET", redis_keys.control(0), "delivered") == b"1"
     assert node.listed(HOME) == [0, 1]
+
+
+def test_of_a_message_that_was_partly_applied_only_the_rest_is_counted(node: Node) -> None:
+    node.make(HOME, [])
+    node.deliver(1, HOME, offset=10)
+
+    answer = node.apply(grouped("D", {HOME: [1, 2, 3]}, 10, later={2: 1, 3: 70_000}), last=70_010)
+
+    assert answer[:3] == [2, 0, 0]
+    assert node.redis.command("HGET", redis_keys.control(0), "delivered") == b"3"
+
+
+@pytest.mark.parametrize(
+    ("before", "numbers", "after", "out_of_order"),
+    [
+        ([1, 5], [6, 7], [1, 5, 6, 7], 0),
+        ([1, 5], [2, 3], [1, 2, 3, 5], 2),
+        ([1, 5], [3, 5, 7], [1, 3, 5, 7], 1),
+        ([1, 5], [1, 5], [1, 5], 0),
+        ([], [1, 2], [1, 2], 0),
+        ([10, 30], [5, 20, 40], [5, 10, 20, 30, 40], 2),
+    ],
+)
+def test_several_entries_of_a_list_go_to_their_places_at_once(
+    node: Node, before: list[int], numbers: list[int], after: list[int], out_of_order: int
+) -> None:
+    node.make(HOME, before)
+
+    answer = node.apply(grouped("D", {HOME: numbers}))
+
+    assert node.listed(HOME) == [0, *after]
+    assert answer[:3] == [len(numbers), 0, out_of_order]
+
+
+def test_entries_at_or_below_the_floor_are_left_out_and_the_others_are_not(node: Node) -> None:
+    node.make(HOME, [5, 7], floor=4)
+
+    node.apply(grouped("D", {HOME: [2, 4, 6]}))
+
+    assert node.listed(HOME) == [4, 5, 6, 7]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(st.lists(st.sets(st.integers(1, 300), min_size=1, max_size=40), max_size=8), st.integers(0, 200), st.booleans())
+def test_a_list_holds_what_is_newest_whatever_comes_in_which_order(
+    node: Node, batches: list[set[int]], floor: int, rebuilding: bool
+) -> None:
+    """Against a set that forgets what was cut. A list under a token takes everything, above its old floor or not."""
+    key = redis_keys.home_timeline(next(USERS))
+    if rebuilding:
+        assert node.redis.call("put_token", 1, 7, "claim", key) == b"T"
+        floor = 0
+    else:
+        node.make(key, [], floor)
+    kept: set[int] = set()
+    for batch in batches:
+        node.apply(grouped("D", {key: sorted(batch)}))
+        kept |= {number for number in batch if number > floor}
+        if len(kept) > (LENGTH + 64 if not rebuilding else 2 * LENGTH):
+            if rebuilding:
+                assert node.redis.command("EXISTS", key) == 0
+                return
+            floor = sorted(kept)[-LENGTH - 1]
+            kept = set(sorted(kept)[-LENGTH:])
+
+    head, *entries = node.listed(key)
+    assert entries == sorted(kept)
+    assert head == (-7 if rebuilding else floor)
 
 
 def test_entries_of_user_timelines_are_not_counted(node: Node) -> None:
     own = redis_keys.user_timeline(1)
     node.make(own, [])
 
-    assert node.deliver(1, own)[:4] == [0, 0, 0, 0]
+    assert node.deliver(1, own)[:3] == [0, 0, 0]
     assert node.listed(own) == [0, 1]
 
 
 def test_a_retract_removes_the_entry_wherever_it_stands(node: Node) -> None:
     node.make(HOME, [1, 2, 3])
 
-    node.apply(("R", 0, tweet(2), HOME, ""))
+    node.apply(retract(2, HOME))
 
     assert node.listed(HOME) == [0, 1, 3]
 
@@ -155,7 +242,7 @@ def test_a_retract_removes_the_entry_wherever_it_stands(node: Node) -> None:
 def test_a_retract_never_takes_the_floor_away(node: Node) -> None:
     node.make(HOME, [5], floor=4)
 
-    node.apply(("R", 0, tweet(4), HOME, ""))
+    node.apply(retract(4, HOME))
 
     assert node.listed(HOME) == [4, 5]
 
@@ -164,20 +251,20 @@ def test_removals_that_leave_too_little_above_a_floor_are_reported(node: Node) -
     numbers = list(range(10, 10 + LENGTH // 2))
     node.make(HOME, numbers, floor=9)
 
-    assert node.apply(("R", 0, tweet(10), HOME, ""))[5] == [HOME]
+    assert node.apply(retract(10, HOME))[3] == [HOME]
 
 
 def test_a_short_timeline_is_reported_again_when_nothing_is_left_to_remove(node: Node) -> None:
     node.make(HOME, [10, 11], floor=9)
-    node.apply(("R", 0, tweet(10), HOME, ""))
+    node.apply(retract(10, HOME))
 
-    assert node.apply(("R", 0, tweet(10), HOME, ""))[5] == [HOME]
+    assert node.apply(retract(10, HOME))[3] == [HOME]
 
 
 def test_removals_from_a_timeline_without_a_floor_are_never_too_many(node: Node) -> None:
     node.make(HOME, [1, 2])
 
-    assert node.apply(("R", 0, tweet(1), HOME, ""))[5] == []
+    assert node.apply(retract(1, HOME))[3] == []
 
 
 def test_a_merge_takes_an_authors_tweets_in_and_keeps_the_rest(node: Node) -> None:
@@ -220,7 +307,7 @@ def test_deliveries_stick_to_a_token_and_are_merged_with_the_snapshot(node: Node
 @pytest.mark.parametrize(
     "disturb",
     [
-        lambda node: node.apply(("R", 0, tweet(1), HOME, "")),
+        lambda node: node.apply(retract(1, HOME)),
         lambda node: node.apply(("X", 0, 3, HOME, f"{tweet(1)}")),
         lambda node: node.apply(("M", 0, 0, HOME, f"{tweet(1)}")),
         lambda node: node.redis.call("open_removal", 0, 1, node.generation, next(node.numbers), HOME),
@@ -239,7 +326,7 @@ def test_a_rebuild_whose_token_was_replaced_merges_nothing(node: Node, disturb: 
 def test_a_token_is_claimed_by_one_and_again_when_nobody_holds_it(node: Node) -> None:
     assert node.redis.call("put_token", 1, 5, "claim", HOME) == b"T"
     assert node.redis.call("put_token", 1, 6, "claim", HOME) == b"B"
-    node.apply(("R", 0, tweet(1), HOME, ""))
+    node.apply(retract(1, HOME))
     assert node.redis.call("put_token", 1, 6, "claim", HOME) == b"T"
 
 
@@ -281,7 +368,7 @@ def test_a_snapshot_longer_than_the_length_is_cut_to_a_floor(node: Node) -> None
 @pytest.mark.parametrize(
     "touch",
     [
-        lambda node: node.apply(("R", 0, tweet(1), HOME, "")),
+        lambda node: node.apply(retract(1, HOME)),
         lambda node: node.apply(("M", 0, 0, HOME, f"{tweet(1)}")),
         lambda node: node.redis.call("open_removal", 0, 1, node.generation, next(node.numbers), HOME),
         lambda node: node.redis.call("merge_rebuilt", 1, 5, LENGTH, 1000, HOME, 0, ""),
@@ -303,7 +390,7 @@ def test_what_cannot_be_a_timeline_is_removed_and_stops_nobody(
 def test_a_delivery_to_what_is_no_list_removes_it(node: Node, foreign: tuple[str | bytes, ...]) -> None:
     node.redis.command(*foreign)
 
-    assert node.deliver(1, HOME)[:4] == [0, 0, 0, 1]
+    assert node.deliver(1, HOME)[:3] == [0, 1, 0]
     assert node.redis.look("dump", HOME) == [[]]
 
 
@@ -364,7 +451,7 @@ def test_another_epoch_is_refused(node: Node, epoch: int) -> None:
     node.make(HOME, [])
 
     with pytest.raises(Fenced, match="epoch"):
-        node.apply(("D", 0, tweet(1), HOME, ""), epoch=epoch)
+        node.apply(grouped("D", {HOME: [1]}), epoch=epoch)
 
 
 def test_a_raised_epoch_lets_generations_start_again(node: Node) -> None:
@@ -372,7 +459,7 @@ def test_a_raised_epoch_lets_generations_start_again(node: Node) -> None:
     Node(node.redis, generation=9).deliver(1, HOME)
     assert node.redis.call("install_epoch", 2) == 2
 
-    node.apply(("D", 0, tweet(2), HOME, ""), epoch=2)
+    node.apply(grouped("D", {HOME: [2]}), epoch=2)
 
     assert node.listed(HOME) == [0, 1, 2]
 

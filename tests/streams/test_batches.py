@@ -2,35 +2,58 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from streams import batches, in_order
-from streams.batches import BATCH_MESSAGES_MAX, work_in_batches
+from streams.batches import BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, Partitions, work_in_batches
 from streams.in_order import InOrderConsumer
+from streams.turns import Turns
+
+
+@dataclass(frozen=True)
+class FakeMessage:
+    """A message as far as batches look at it."""
+
+    generation_id: int = 1
+    value: bytes = b""
+    timestamp: float = 0.0
+
+
+@dataclass(frozen=True)
+class FakeEvent:
+    """An event with a number."""
+
+    number: int
+    message: FakeMessage = FakeMessage()
 
 
 class FakeStream:
     """Faust's stream as far as batches use it: events until it is closed, and acknowledgements."""
 
-    def __init__(self, events: Sequence[int]) -> None:
+    def __init__(self, events: Iterable[int | FakeEvent]) -> None:
         self.enable_acks = True
         self.acknowledged: list[int] = []
         self.given = 0
         self._events = events
         self.closed = asyncio.Event()
 
-    async def events(self) -> AsyncIterator[int]:
+    async def events(self) -> AsyncIterator[FakeEvent]:
         for event in self._events:
             self.given += 1
-            yield event
+            yield event if isinstance(event, FakeEvent) else FakeEvent(event)
             await asyncio.sleep(0)
         await self.closed.wait()
 
-    async def ack(self, event: int) -> None:
-        self.acknowledged.append(event)
+    async def ack(self, event: FakeEvent) -> None:
+        self.acknowledged.append(event.number)
+
+
+def numbers(events: Sequence[FakeEvent]) -> list[int]:
+    return [event.number for event in events]
 
 
 class Ended(Exception):
@@ -55,9 +78,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-def run(stream: Any, process: Callable[[Sequence[Any]], Any], then: Callable[["asyncio.Task[None]"], Any]) -> None:
+def run(
+    stream: Any,
+    process: Callable[[Sequence[Any]], Any],
+    then: Callable[["asyncio.Task[None]"], Any],
+    partitions: Partitions | None = None,
+) -> None:
     async def main() -> None:
-        task = asyncio.create_task(work_in_batches(stream, process))
+        task = asyncio.create_task(work_in_batches(stream, partitions or Partitions(), Turns(1), process))
         await then(task)
 
     asyncio.run(main())
@@ -66,9 +94,9 @@ def run(stream: Any, process: Callable[[Sequence[Any]], Any], then: Callable[["a
 def test_a_batch_is_acknowledged_after_its_effect_and_in_order() -> None:
     stream, seen = FakeStream(range(10)), list[list[int]]()
 
-    async def process(events: Sequence[int]) -> None:
-        assert not set(events) & set(stream.acknowledged)
-        seen.append(list(events))
+    async def process(events: Sequence[FakeEvent]) -> None:
+        assert not set(numbers(events)) & set(stream.acknowledged)
+        seen.append(numbers(events))
         await asyncio.sleep(0)
 
     async def then(task: "asyncio.Task[None]") -> None:
@@ -85,8 +113,8 @@ def test_a_batch_is_acknowledged_after_its_effect_and_in_order() -> None:
 def test_what_comes_while_a_batch_is_worked_on_is_the_next_batch() -> None:
     stream, seen = FakeStream(range(5)), list[list[int]]()
 
-    async def process(events: Sequence[int]) -> None:
-        seen.append(list(events))
+    async def process(events: Sequence[FakeEvent]) -> None:
+        seen.append(numbers(events))
         if len(seen) == 1:
             await until(lambda: stream.given == 5)
             await asyncio.sleep(0)
@@ -104,7 +132,7 @@ def test_what_comes_while_a_batch_is_worked_on_is_the_next_batch() -> None:
 def test_no_more_than_a_batch_is_taken_ahead() -> None:
     stream, go_on = FakeStream(range(3 * BATCH_MESSAGES_MAX)), asyncio.Event()
 
-    async def process(_: Sequence[int]) -> None:
+    async def process(_: Sequence[FakeEvent]) -> None:
         await go_on.wait()
 
     async def then(task: "asyncio.Task[None]") -> None:
@@ -123,7 +151,7 @@ def test_a_cancelled_agent_first_ends_the_batch_at_work() -> None:
     stream, go_on = FakeStream(range(3)), asyncio.Event()
     started = asyncio.Event()
 
-    async def process(_: Sequence[int]) -> None:
+    async def process(_: Sequence[FakeEvent]) -> None:
         started.set()
         await go_on.wait()
 
@@ -136,9 +164,89 @@ def test_a_cancelled_agent_first_ends_the_batch_at_work() -> None:
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert stream.acknowledged == list(range(stream.given))
+        assert stream.acknowledged == [0]  # what waited is read again
 
     run(stream, process, then)
+
+
+def test_what_waits_is_bounded_in_bytes() -> None:
+    large = FakeMessage(value=bytes(BATCH_BYTES_MAX // 2))
+    stream, go_on = FakeStream(FakeEvent(number, large) for number in range(9)), asyncio.Event()
+
+    async def process(_: Sequence[FakeEvent]) -> None:
+        await go_on.wait()
+
+    async def then(task: "asyncio.Task[None]") -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert stream.given == 4  # the one at work, the two that wait, the one that is offered
+        go_on.set()
+        await until(lambda: len(stream.acknowledged) == 9)
+        stream.closed.set()
+        await task
+
+    run(stream, process, then)
+
+
+def test_who_offers_a_message_goes_on_when_what_waits_is_dropped() -> None:
+    old, new = FakeMessage(generation_id=1), FakeMessage(generation_id=2)
+    events = [FakeEvent(number, old) for number in range(BATCH_MESSAGES_MAX + 5)] + [FakeEvent(1, new)]
+    stream, go_on, partitions = FakeStream(events), asyncio.Event(), Partitions()
+
+    async def process(_: Sequence[FakeEvent]) -> None:
+        await go_on.wait()
+
+    async def then(task: "asyncio.Task[None]") -> None:
+        for _ in range(3 * BATCH_MESSAGES_MAX):
+            await asyncio.sleep(0)
+        assert stream.given < len(events)
+        partitions.drop_waiting()
+        go_on.set()
+        await until(lambda: stream.acknowledged == [0, 1])
+        stream.closed.set()
+        await task
+
+    run(stream, process, then, partitions)
+
+
+def test_before_a_rebalance_what_waits_is_dropped_and_nothing_after_it_is_taken() -> None:
+    """Taking a later message would commit past the dropped ones."""
+    old, new = FakeMessage(generation_id=1), FakeMessage(generation_id=2)
+    early, late = asyncio.Event(), asyncio.Event()
+    partitions, seen = Partitions(), list[int]()
+
+    class Stream(FakeStream):
+        async def events(self) -> AsyncIterator[FakeEvent]:
+            for number in range(3):
+                yield FakeEvent(number, old)
+                await asyncio.sleep(0)
+            await early.wait()
+            yield FakeEvent(3, old)
+            await late.wait()
+            yield FakeEvent(1, new)
+            await self.closed.wait()
+
+    stream, go_on = Stream([]), asyncio.Event()
+
+    async def process(events: Sequence[FakeEvent]) -> None:
+        seen.extend(numbers(events))
+        await go_on.wait()
+
+    async def then(task: "asyncio.Task[None]") -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        partitions.drop_waiting()
+        early.set()
+        go_on.set()
+        await until(lambda: stream.acknowledged == [0])
+        late.set()
+        await until(lambda: stream.acknowledged == [0, 1])
+        stream.closed.set()
+        await task
+
+    run(stream, process, then, partitions)
+
+    assert seen == [0, 1]
 
 
 def test_a_batch_that_does_not_end_in_time_ends_the_process_unacknowledged(
@@ -147,7 +255,7 @@ def test_a_batch_that_does_not_end_in_time_ends_the_process_unacknowledged(
     monkeypatch.setattr(batches, "BATCH_WAIT_S", 0.05)
     stream, started = FakeStream(range(3)), asyncio.Event()
 
-    async def process(_: Sequence[int]) -> None:
+    async def process(_: Sequence[FakeEvent]) -> None:
         started.set()
         await asyncio.Event().wait()
 
@@ -166,7 +274,7 @@ def test_a_batch_that_does_not_end_in_time_ends_the_process_unacknowledged(
 def test_an_exception_never_leaves_the_agent(ended: list[str]) -> None:
     stream = FakeStream(range(3))
 
-    async def process(_: Sequence[int]) -> None:
+    async def process(_: Sequence[FakeEvent]) -> None:
         raise OSError("unforeseen")
 
     async def then(task: "asyncio.Task[None]") -> None:
@@ -193,9 +301,13 @@ def test_faust_does_not_wait_for_a_batch_for_longer_than_a_session(monkeypatch: 
     monkeypatch.setattr(in_order, "end_process", reasons.append)
     monkeypatch.setattr(in_order, "BATCH_WAIT_S", 0.01)
 
-    asyncio.run(InOrderConsumer.wait_empty(InOrderConsumer.__new__(InOrderConsumer)))
+    consumer = InOrderConsumer.__new__(InOrderConsumer)
+    dropped: list[bool] = []
+    consumer._drop_waiting = lambda: dropped.append(True)
+    asyncio.run(consumer.wait_empty())
 
     assert reasons == ["a batch did not end in time for a stop or a rebalance"]
+    assert dropped == [True]
 
 
 @pytest.mark.parametrize(

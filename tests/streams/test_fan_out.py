@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from infra.events import Activity, ActivityType, Delivery, DeliveryKind, decode_deliveries
+from infra.events import Activity, ActivityType, DeliveryKind, decode_deliveries
 from infra.slots import slot_of
 from infra.topics import DELIVERIES, MESSAGE_BYTES_MAX
-from streams.fan_out import MESSAGE_RECORDS_MAX, MESSAGE_TARGETS_MAX, Facts, Placed, pack_messages, plan_deliveries
+from streams.fan_out import MESSAGE_CHUNKS_MAX, MESSAGE_TARGETS_MAX, Chunk, Facts, pack_messages, plan_deliveries
 from streams.follower_index import pack
 
 AUTHOR, FOLLOWER, TWEET, LENGTH = 7, 8, 10**18, 3
@@ -22,13 +22,13 @@ def facts(live: bool = True, pull: bool = False, following: bool | None = None, 
     )
 
 
-def plan(kind: ActivityType, known: Facts) -> list[Placed]:
+def plan(kind: ActivityType, known: Facts) -> list[Chunk]:
     other = TWEET if kind in (ActivityType.POSTED, ActivityType.DELETED) else FOLLOWER
     return list(plan_deliveries(Activity(kind, AUTHOR, other, 5), known, FOLLOWERS, LENGTH))
 
 
-def kinds(placed: list[Placed]) -> set[DeliveryKind]:
-    return {record.kind for _, record in placed}
+def kinds(chunks: list[Chunk]) -> set[DeliveryKind]:
+    return {chunk.kind for chunk in chunks}
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_an_event_asks_for_records_by_what_the_database_says_now(
 
 
 def test_each_follower_is_a_target_once_in_the_partition_of_his_slot() -> None:
-    placed = [one for one in plan(ActivityType.POSTED, facts()) if one[1].kind is DeliveryKind.DELIVER]
+    chunks = [one for one in plan(ActivityType.POSTED, facts()) if one.kind is DeliveryKind.DELIVER]
 
-    targets = [(partition, int(target)) for partition, record in placed for target in record.targets]
+    targets = [(chunk.partition, int(target)) for chunk in chunks for target in chunk.targets]
     assert sorted(target for _, target in targets) == list(range(100, 200))
     assert all(slot_of(target) % DELIVERIES.partitions == partition for partition, target in targets)
 
@@ -67,42 +67,61 @@ def test_each_follower_is_a_target_once_in_the_partition_of_his_slot() -> None:
 def test_a_merge_carries_the_newest_tweets_and_how_far_they_are_complete(
     newest: tuple[int, ...], ids: list[int]
 ) -> None:
-    [(_, record)] = plan(ActivityType.FOLLOWED, facts(following=True, newest=newest))
+    [chunk] = plan(ActivityType.FOLLOWED, facts(following=True, newest=newest))
 
-    assert record.ids.tolist() == ids
-
-
-def record(kind: DeliveryKind, targets: int = 1) -> Delivery:
-    return Delivery(kind, TWEET, 5, np.arange(targets, dtype=">u8"))
+    assert chunk.ids.tolist() == ids
 
 
-def test_records_of_a_partition_share_messages_in_their_order() -> None:
-    placed = [(3, record(DeliveryKind.DELIVER)), (4, record(DeliveryKind.DELIVER)), (3, record(DeliveryKind.RETRACT))]
-
-    messages = {message.partition: decode_deliveries(message.value) for message in pack_messages(placed)}
-
-    assert [one.kind for one in messages[3]] == [DeliveryKind.DELIVER, DeliveryKind.RETRACT]
-    assert [one.kind for one in messages[4]] == [DeliveryKind.DELIVER]
+def chunk(partition: int, kind: DeliveryKind, targets: int = 1) -> Chunk:
+    return Chunk(partition, kind, TWEET, 5, np.arange(targets, dtype=">u8"))
 
 
-def test_an_unmerge_travels_alone_between_its_neighbours() -> None:
-    order = [DeliveryKind.DELIVER, DeliveryKind.UNMERGE, DeliveryKind.DELIVER]
+def test_chunks_of_a_partition_share_messages_and_those_of_one_kind_share_records() -> None:
+    chunks = [
+        chunk(3, DeliveryKind.DELIVER),
+        chunk(4, DeliveryKind.DELIVER),
+        chunk(3, DeliveryKind.DELIVER_OWN),
+        chunk(3, DeliveryKind.DELIVER),
+        chunk(3, DeliveryKind.RETRACT),
+        chunk(3, DeliveryKind.DELIVER),
+    ]
 
-    messages = [decode_deliveries(message.value) for message in pack_messages([(0, record(kind)) for kind in order])]
+    messages = {message.partition: decode_deliveries(message.value) for message in pack_messages(chunks)}
 
-    assert [[one.kind for one in message] for message in messages] == [[kind] for kind in order]
+    assert [(one.kind, len(one.subjects)) for one in messages[3]] == [
+        (DeliveryKind.DELIVER, 2),
+        (DeliveryKind.RETRACT, 1),
+        (DeliveryKind.DELIVER, 1),
+        (DeliveryKind.DELIVER_OWN, 1),
+    ]
+    assert [(one.kind, len(one.subjects)) for one in messages[4]] == [(DeliveryKind.DELIVER, 1)]
+
+
+@pytest.mark.parametrize("alone", [DeliveryKind.MERGE, DeliveryKind.UNMERGE])
+def test_a_merge_or_unmerge_travels_alone_between_its_neighbours(alone: DeliveryKind) -> None:
+    order = [DeliveryKind.DELIVER, alone, DeliveryKind.DELIVER]
+    one_id = np.array([0], dtype=">u8")
+
+    messages = list(pack_messages([chunk(0, kind)._replace(ids=one_id) for kind in order]))
+
+    assert [[one.kind for one in decode_deliveries(message.value)] for message in messages] == [
+        [kind] for kind in order
+    ]
 
 
 @pytest.mark.parametrize(
-    "placed",
+    "chunks",
     [
-        [(0, record(DeliveryKind.DELIVER))] * (3 * MESSAGE_RECORDS_MAX),
-        [(0, record(DeliveryKind.DELIVER, MESSAGE_TARGETS_MAX))] * 3,
-        [(0, record(DeliveryKind.DELIVER, 10_000))] * 7,
+        [chunk(0, DeliveryKind.DELIVER)] * (3 * MESSAGE_CHUNKS_MAX),
+        [chunk(0, DeliveryKind.DELIVER, MESSAGE_TARGETS_MAX)] * 3,
+        [chunk(0, DeliveryKind.DELIVER, 10_000)] * 7,
+        [chunk(0, DeliveryKind.DELIVER), chunk(0, DeliveryKind.RETRACT)] * MESSAGE_CHUNKS_MAX,
     ],
 )
-def test_a_message_never_outgrows_the_broker(placed: list[Placed]) -> None:
-    messages = list(pack_messages(placed))
+def test_a_message_never_outgrows_the_broker(chunks: list[Chunk]) -> None:
+    messages = list(pack_messages(chunks))
 
     assert max(len(message.value or b"") for message in messages) < MESSAGE_BYTES_MAX / 2
-    assert sum(len(decode_deliveries(message.value)) for message in messages) == len(placed)
+    records = [record for message in messages for record in decode_deliveries(message.value)]
+    assert sum(len(record.subjects) for record in records) == len(chunks)
+    assert sum(len(record.targets) for record in records) == sum(len(one.targets) for one in chunks)
