@@ -1,8 +1,6 @@
 """Commands of the top layer: the demo."""
 
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -36,6 +34,7 @@ def demo(
     """
     from benchmarks.demo import Options, run_demo
     from benchmarks.demo_report import Watcher, print_summary
+    from benchmarks.stage import stop_once_on_signals
 
     options = Options(
         threshold=_default_threshold(follows) if threshold is None else threshold,
@@ -50,7 +49,7 @@ def demo(
         workers=workers,
     )
     _check(options.active_share, follows, tweets)
-    _stop_once_on_signals()
+    stop_once_on_signals()
     try:
         summary = run_demo(options, settings_of(context).data_dir, Watcher(), to_standard_error)
     except KeyboardInterrupt:
@@ -76,15 +75,3 @@ def _check(active_share: float, follows: Path | None, tweets: Path | None) -> No
     for path in (follows, tweets):
         if path is not None and not path.is_file():
             raise InvalidInput(f"{path} is not a file")
-
-
-def _stop_once_on_signals() -> None:
-    """Ctrl-C and SIGTERM stop everything that was started; a second one does not interrupt the stopping."""
-
-    def interrupt(_: int, __: FrameType | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)

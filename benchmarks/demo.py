@@ -4,7 +4,6 @@ Stack up, a social graph imported, users made active by reading, tweets publishe
 database, all stopped. With given files nothing is mixed in, so every delivery can be counted. Next: demo_report.py.
 """
 
-import shutil
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ import sqlalchemy as sa
 
 from benchmarks.demo_report import Summary, Watcher, percentiles
 from benchmarks.graph import Graph, make_authors, make_graph, make_texts, write_follows
+from benchmarks.stage import fresh_stack
 from benchmarks.traffic import run_traffic, split
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
@@ -33,8 +33,6 @@ from infra.rebuild import BATCH_USERS_MAX
 from infra.settings import Settings
 from infra.stack.progress import Report
 from infra.stack.status import read_status
-from infra.stack.stop import stop_stack
-from infra.stack.supervisor import Stack
 from infra.zookeeper import ZooKeeper
 from producers.importer import import_follows, import_tweets
 from producers.publish import Publisher
@@ -62,25 +60,13 @@ class Options:
 
 
 def run_demo(options: Options, data_dir: Path, watcher: Watcher, report: Report) -> Summary:
-    """Runs everything in a fresh folder below `data_dir` and stops everything, whatever happens.
-
-    The folder stays when something failed: its logs say why.
-    """
-    folder = data_dir / "demo"
-    stop_stack(folder, silent=True)  # what a killed demo left
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    stack = Stack(folder, workers=options.workers)
-    watcher.step("starting the stack")
-    stack.start(report)
-    try:
-        with stores(stack.settings()) as opened, tempfile.TemporaryDirectory(prefix="fanfold-demo-") as scratch:
-            summary = Demo(options, stack.settings(), opened, watcher, Path(scratch)).run()
-    finally:
-        watcher.step("stopping everything")
-        stack.stop(report)
-    shutil.rmtree(folder, ignore_errors=True)
-    return summary
+    """Runs everything on a stack of its own below `data_dir`."""
+    with (
+        fresh_stack(data_dir / "demo", options.workers, watcher, report) as stack,
+        stores(stack.settings()) as opened,
+        tempfile.TemporaryDirectory(prefix="fanfold-demo-") as scratch,
+    ):
+        return Demo(options, stack.settings(), opened, watcher, Path(scratch)).run()
 
 
 class Demo:

@@ -12,9 +12,7 @@ def read_buckets(addresses: Iterable[str], histogram: str) -> dict[float, float]
     """Cumulative counts by upper bound, added over all addresses."""
     total: dict[float, float] = {}
     for address in addresses:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:  # noqa: S310 - our own worker, http
-            text = answer.read().decode()
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(_read(address)):
             for sample in family.samples:
                 if sample.name == f"{histogram}_bucket":
                     bound = float(sample.labels["le"])
@@ -40,3 +38,18 @@ def percentile(buckets: Mapping[float, float], share: float) -> float | None:
             return below + (bound - below) * inside
         below, under = bound, buckets[bound]
     return below
+
+
+def read_totals(addresses: Iterable[str]) -> dict[str, float]:
+    """Every counter and gauge, added over all addresses and labels."""
+    total: dict[str, float] = {}
+    for address in addresses:
+        for family in text_string_to_metric_families(_read(address)):
+            for sample in family.samples:
+                total[sample.name] = total.get(sample.name, 0.0) + sample.value
+    return total
+
+
+def _read(address: str) -> str:
+    with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:  # noqa: S310 - our own worker, http
+        return str(answer.read().decode())

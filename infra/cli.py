@@ -26,7 +26,7 @@ PANELS = {
     "producers": "2. Publishing",
     "streams": "3. Streams",
     "consumers": "4. Reading and checking",
-    "benchmarks": "5. Demo",
+    "benchmarks": "5. Demo and benchmarks",
 }
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.commands import _stop_once_on_signals
+from benchmarks.stage import stop_once_on_signals
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -19,7 +19,7 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("first", STOPPING)
 def test_a_second_signal_does_not_interrupt_the_stopping(handlers: None, first: signal.Signals) -> None:
-    _stop_once_on_signals()
+    stop_once_on_signals()
 
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), first)

@@ -1,0 +1,187 @@
+"""bench deliveries: how many entries a second reach their timelines, each in three clusters.
+
+Two forms: `backlog` (the activity log is written before the clock starts) and `live` (the clock runs from the first
+commit). Input: a warm state. Output: figures beside limits measured in the same run; without a clean audit, none.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from benchmarks.deliveries_report import DeliveriesReport, Run
+from benchmarks.demo_report import Watcher
+from benchmarks.limit import load_limit, measure_limit
+from benchmarks.plain import measure_plain
+from benchmarks.scrape import read_totals
+from benchmarks.warm_state import Audience, Chunk, Shape, fill, warm
+from consumers.applied import wait_until_applied
+from consumers.audit import audit
+from consumers.audit_report import AuditResult
+from consumers.delivered import delivered
+from infra import outbox
+from infra.composition import Stores
+from infra.errors import FanfoldError
+from infra.settings import Settings
+from infra.stack.roles import instance_name
+from infra.stack.status import read_status
+from infra.stack.supervisor import Stack
+from producers.publish import NewTweet, Publisher
+from producers.snowflake import Snowflakes
+
+POST_AT_ONCE = 2_000  # tweets of one call of post_many
+APPLIED_LIMIT_S = 1_800.0
+POLL_MIN_S = 0.01
+POLL_MAX_S = 0.5
+NODE_MEMORY_SPARE = 1.5  # of what a node's share of the lists takes
+PLAIN_TWEETS = 1_000  # the comparison is slow: a part of the tweets shows its rate
+
+
+class Form(StrEnum):
+    """What is there when the clock starts."""
+
+    BACKLOG = "backlog"
+    LIVE = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to measure."""
+
+    shape: Shape
+    tweets: int
+    runs: int
+    forms: tuple[Form, ...]
+    workers: int
+    seed: int
+
+
+class DeliveriesBench:
+    """The measurement on a stack that is up."""
+
+    def __init__(self, options: Options, stack: Stack, stores: Stores, watcher: Watcher) -> None:
+        self._options = options
+        self._stack = stack
+        self._settings: Settings = stack.settings()
+        self._stores = stores
+        self._watcher = watcher
+        self._rng = np.random.default_rng(options.seed)
+        self._publisher = Publisher(stores.engine, stores.bodies)
+
+    def run(self) -> DeliveriesReport:
+        """Fills, warms, runs every form, compares every timeline, and measures the limits last."""
+        audience = self._prepare()
+        runs: dict[str, list[Run]] = {form: [] for form in self._options.forms}
+        for number in range(1, self._options.runs + 1):
+            for form in self._options.forms:
+                self._watcher.step(f"{form}, run {number} of {self._options.runs}: {self._options.tweets:,} tweets")
+                run = self._run(form, audience)
+                runs[form].append(run)
+                self._watcher.done(f"{run.deliveries:,} deliveries in {run.seconds:.1f} s: {run.per_s:,.0f} a second")
+        limits = self._limits(audience) if all(run.audit.clean for form in runs.values() for run in form) else {}
+        return DeliveriesReport(self._options.shape, self._options.tweets, self._options.workers, runs, limits)
+
+    def _prepare(self) -> Audience:
+        shape = self._options.shape
+        self._watcher.step(f"writing {shape.timelines:,} users, their follows and the history into the database")
+        audience = fill(self._stores.engine, shape, self._rng)
+        self._give_memory()
+        self._watcher.step(f"{shape.timelines:,} users read their home timelines for the first time")
+        warm(self._stores, range(audience.first, audience.first + shape.timelines), self._watcher.counted)
+        return audience
+
+    def _give_memory(self) -> None:
+        """Lets each node hold its share of the lists without evicting."""
+        nodes = self._stores.clusters.shard_map.nodes
+        wanted = round(self._options.shape.memory_bytes / len(nodes) * NODE_MEMORY_SPARE)
+        for name in nodes:
+            node = self._stores.clusters.node(name)
+            has = int(node.command("CONFIG", "GET", "maxmemory")[1])
+            node.command("CONFIG", "SET", "maxmemory", max(has, wanted))
+
+    def _run(self, form: Form, audience: Audience) -> Run:
+        authors = audience.some_authors(self._options.tweets, self._rng)
+        before = delivered(self._stores.clusters).deliveries
+        wanted = before + sum(len(audience.of(author)) for author in authors)
+        began_s = self._backlog(authors) if form is Form.BACKLOG else self._live(authors)
+        self._wait_for(wanted, before)
+        seconds = time.time() - began_s
+        after = delivered(self._stores.clusters)
+        out_of_order = self._out_of_order_share()
+        wait_until_applied(self._stores.engine, self._settings.kafka_bootstrap, APPLIED_LIMIT_S)
+        return Run(after.deliveries - before, seconds, after.copies, out_of_order, self._audit())
+
+    def _backlog(self, authors: Sequence[int]) -> float:
+        """Everything is in the activity log before a worker runs. The clock starts when the first one is ready."""
+        names = [instance_name("worker", at) for at in range(1, self._options.workers + 1)]
+        for name in names:
+            self._stack.stop_part(name)
+        self._post(authors)
+        _wait(lambda: outbox.unsent(self._stores.engine) == 0)
+        for name in names:
+            self._stack.start_part(name)
+        ready = [self._stack.data_dir / "run" / f"{name}.ready" for name in names]
+        return min(path.stat().st_mtime for path in ready)
+
+    def _live(self, authors: Sequence[int]) -> float:
+        began_s = time.time()
+        self._post(authors)
+        return began_s
+
+    def _post(self, authors: Sequence[int]) -> None:
+        for at in range(0, len(authors), POST_AT_ONCE):
+            part = authors[at : at + POST_AT_ONCE]
+            self._publisher.post_many([NewTweet(author, f"Measured tweet of user {author}") for author in part])
+
+    def _wait_for(self, wanted: int, before: int) -> None:
+        """Until all three clusters have acknowledged; looks seldom at first, since each look costs the nodes time."""
+        began_s, deadline_s = time.monotonic(), time.monotonic() + APPLIED_LIMIT_S
+        while (now := delivered(self._stores.clusters).deliveries) < wanted:
+            if time.monotonic() > deadline_s:
+                raise FanfoldError(f"{wanted - now:,} deliveries are missing after {APPLIED_LIMIT_S:g} s")
+            self._watcher.counted(now - before, wanted - before)
+            rate = max(now - before, 1) / (time.monotonic() - began_s + POLL_MIN_S)
+            time.sleep(min(max((wanted - now) / rate / 4, POLL_MIN_S), POLL_MAX_S))
+
+    def _out_of_order_share(self) -> float:
+        """Of all insertions of the workers that run; a backlog's workers are new, so these are the run's own."""
+        addresses = [part.address for part in read_status(self._settings).parts if part.name.startswith("worker")]
+        totals = read_totals([address for address in addresses if address])
+        done = totals.get("fanfold_deliveries_total", 0.0)
+        return totals.get("fanfold_out_of_order_total", 0.0) / done if done else 0.0
+
+    def _audit(self) -> AuditResult:
+        self._watcher.step(f"comparing {3 * self._options.shape.timelines:,} timelines with the database")
+        return audit(self._stores.engine, self._stores.timelines, complete=True, progress=self._watcher.counted)
+
+    def _limits(self, audience: Audience) -> dict[str, list[float]]:
+        """In the state that the runs left: the audits are done, so these insertions need not be in the database."""
+        clusters, length = self._stores.clusters, self._stores.timelines.live.timeline_entries
+        load_limit(clusters)
+        snowflakes = Snowflakes(0, lambda: time.time_ns() // 1_000_000)
+        found: dict[str, list[float]] = {}
+        for number in range(1, self._options.runs + 1):
+            for name, function in (("limit", "look_and_append"), ("blind_limit", "append_blindly")):
+                self._watcher.step(f"{name.replace('_', ' ')}, run {number} of {self._options.runs}")
+                chunks = self._chunks(audience, snowflakes, self._options.tweets)
+                found.setdefault(name, []).append(measure_limit(clusters, chunks, function, length))
+                self._watcher.done(f"{found[name][-1]:,.0f} a second")
+        self._watcher.step("a plain pipeline of redis-py, for comparison")
+        chunks = self._chunks(audience, snowflakes, min(PLAIN_TWEETS, self._options.tweets))
+        found["plain"] = [measure_plain(clusters, chunks, length)]
+        self._watcher.done(f"{found['plain'][0]:,.0f} a second")
+        return found
+
+    def _chunks(self, audience: Audience, snowflakes: Snowflakes, tweets: int) -> list[Chunk]:
+        authors = audience.some_authors(tweets, self._rng)
+        return [Chunk(snowflakes.next(), audience.of(author)) for author in authors]
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + APPLIED_LIMIT_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise FanfoldError(f"the benchmark waited {APPLIED_LIMIT_S:g} s in vain; the logs say why")
+        time.sleep(0.05)
