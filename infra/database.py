@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -56,6 +57,19 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Statements that each see the newest committed state. Raises `DatabaseUnavailable`."""
     with _our_errors(engine), engine.connect() as connection:
         yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextmanager
+def driver_cursor(connection: sa.Connection) -> Iterator[psycopg.Cursor]:
+    """The driver's own cursor on this connection and in its transaction, for COPY. Raises `DatabaseUnavailable`."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    try:
+        with driver.cursor() as cursor:
+            yield cursor
+    except psycopg.OperationalError as error:
+        where = connection.engine.url.render_as_string(hide_password=True)
+        raise DatabaseUnavailable(f"PostgreSQL at {where}: {str(error).splitlines()[0]}") from error
 
 
 def lock_authors(connection: sa.Connection, authors: Sequence[int]) -> None:
