@@ -11,8 +11,6 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
@@ -67,7 +65,7 @@ def driver_cursor(connection: sa.Connection) -> Iterator[psycopg.Cursor]:
     try:
         with driver.cursor() as cursor:
             yield cursor
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         where = connection.engine.url.render_as_string(hide_password=True)
         raise DatabaseUnavailable(f"PostgreSQL at {where}: {str(error).splitlines()[0]}") from error
 
@@ -101,6 +99,9 @@ def lock_for_import(connection: sa.Connection) -> None:
 
 def upgrade(url: str) -> None:
     """Runs all migrations; two at the same time are safe."""
+    from alembic import command  # 11 MB that no other process of Fanfold needs
+    from alembic.config import Config
+
     engine = make_engine(url)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))

@@ -164,7 +164,8 @@ def read_facts(engine: sa.Engine, events: Sequence[Activity], length: int) -> Fa
             now = {(author, follower) for author, follower in rows}
             following = {pair: pair in now for pair in pairs}
             authors = list({author for author, _ in now})
-            newest = dict(connection.execute(_NEWEST, {"ids": authors, "limit": length + 1}).tuples().all())
+            found = connection.execute(_NEWEST, {"ids": authors, "limit": length + 1})
+            newest = {row[0]: row[1] for row in found}
         return Facts(frozenset(live), frozenset(pull), following, newest)
 
 
