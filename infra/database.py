@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
@@ -58,6 +57,19 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
+@contextmanager
+def driver_cursor(connection: sa.Connection) -> Iterator[psycopg.Cursor]:
+    """The driver's own cursor on this connection and in its transaction, for COPY. Raises `DatabaseUnavailable`."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    try:
+        with driver.cursor() as cursor:
+            yield cursor
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        where = connection.engine.url.render_as_string(hide_password=True)
+        raise DatabaseUnavailable(f"PostgreSQL at {where}: {str(error).splitlines()[0]}") from error
+
+
 def lock_authors(connection: sa.Connection, authors: Sequence[int]) -> None:
     """Takes key 0 shared and the lock of each author, ascending, before any write.
 
@@ -87,6 +99,9 @@ def lock_for_import(connection: sa.Connection) -> None:
 
 def upgrade(url: str) -> None:
     """Runs all migrations; two at the same time are safe."""
+    from alembic import command  # 11 MB that no other process of Fanfold needs
+    from alembic.config import Config
+
     engine = make_engine(url)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))

@@ -19,8 +19,16 @@ BATCH_EVENTS = Histogram(
 )
 DEAD_LETTERS = Counter("fanfold_dead_letters_total", "Messages that went to the dead letters", ["topic"])
 FENCED = Counter("fanfold_fenced_total", "Writes of an agent that a node or a broker refused", ["agent"])
-INDEX_BYTES = Gauge("fanfold_follower_index_bytes", "Packed follower ids held by this process")
-INDEX_LOOKUPS = Counter("fanfold_follower_index_lookups_total", "Authors looked up in the follower index", ["result"])
+INDEX_LOOKUPS = Counter(
+    "fanfold_follower_index_lookups_total", "Authors looked up in the follower index: hit or miss", ["result"]
+)
+INDEX_BYTES = Gauge("fanfold_follower_index_bytes", "What the follower index of this process takes")
+INDEX_AUTHORS = Gauge("fanfold_follower_index_authors", "Authors whose followers this process holds")
+INDEX_EVICTIONS = Counter("fanfold_follower_index_evictions_total", "Authors dropped from the index to stay in bounds")
+INDEX_LOAD_SECONDS = Histogram(
+    "fanfold_follower_index_load_seconds", "One query for misses, with packing what it found", buckets=LATENCY_BUCKETS_S
+)
+INDEX_ROWS = Counter("fanfold_follower_index_rows_total", "Follows that were loaded into the index")
 
 
 def serve_metrics(settings: Settings) -> None:

@@ -53,9 +53,10 @@ class FollowRows:
         }
 
     def write(self, connection: sa.Connection, rows: Sequence[Numbered[Follow]]) -> Written:
-        """Writes `followed` events only when some user is active: whoever becomes active later reads the follows."""
+        """Writes no `followed` events while nobody is active and no tweet was ever posted: whoever becomes active later
+        reads the follows, and no worker holds an author's followers yet, which only his events would correct."""
         users = connection.execute(_INSERT_USERS).rowcount
-        if not connection.execute(_SOMEBODY_IS_ACTIVE).scalar_one():
+        if not connection.execute(_EVENTS_ARE_NEEDED).scalar_one():
             return Written(connection.execute(_INSERT_FOLLOWS).rowcount, users)
         added = {(row.follower_id, row.author_id) for row in connection.execute(_INSERT_FOLLOWS_RETURNING)}
         in_order = dict.fromkeys(pair for _, pair in rows if pair in added)
@@ -106,7 +107,9 @@ _INSERT_FOLLOWS = sa.text(
 
 _INSERT_FOLLOWS_RETURNING = sa.text(_INSERT_FOLLOWS.text + " RETURNING follower_id, author_id")
 
-_SOMEBODY_IS_ACTIVE = sa.text("SELECT coalesce(max(active_until) > now(), false) FROM users")
+_EVENTS_ARE_NEEDED = sa.text(
+    "SELECT (SELECT coalesce(max(active_until) > now(), false) FROM users) OR EXISTS (SELECT FROM tweets)"
+)
 
 # The one place that says who is a celebrity after an import. At the threshold an author is still pushed.
 _PROMOTE = sa.text(

@@ -8,10 +8,9 @@ importer would hold up all publishers.
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import psycopg
 import sqlalchemy as sa
 
-from infra.errors import DatabaseUnavailable
+from infra.database import driver_cursor
 from producers.import_files import Line
 
 T = TypeVar("T")
@@ -60,12 +59,6 @@ class Rows(Protocol[T]):
 
 def copy_rows(connection: sa.Connection, columns: str, rows: Iterable[Sequence[Any]]) -> None:
     """COPY into `staged` on SQLAlchemy's connection, in its transaction. Raises `DatabaseUnavailable`."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    try:
-        with driver.cursor() as cursor, cursor.copy(f"COPY staged ({columns}) FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row(row)
-    except psycopg.OperationalError as error:
-        where = connection.engine.url.render_as_string(hide_password=True)
-        raise DatabaseUnavailable(f"PostgreSQL at {where}: {str(error).splitlines()[0]}") from error
+    with driver_cursor(connection) as cursor, cursor.copy(f"COPY staged ({columns}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)

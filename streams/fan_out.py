@@ -188,14 +188,11 @@ class FanOut:
 
     def _plan(self, events: Sequence[Activity], length: int) -> list[Chunk]:
         facts = read_facts(self._engine, events, length)
+        self._index.set_all_following(changes_by_author(facts.following))
         targeted = {event.author_id for event in events if event.author_id not in facts.pull and _fans_out(event)}
         followers = self._index.get_all(targeted)
         chunks: list[Chunk] = []
         for event in events:
-            pair = (event.author_id, event.other_id)
-            if pair in facts.following and not _fans_out(event):
-                self._index.set_following(event.author_id, {event.other_id: facts.following[pair]})
-                followers |= self._index.get_all({event.author_id} & followers.keys())
             chunks += plan_deliveries(event, facts, followers.get(event.author_id), length)
         return chunks
 
@@ -219,8 +216,21 @@ def read_facts(engine: sa.Engine, events: Sequence[Activity], length: int) -> Fa
             now = {(author, follower) for author, follower in rows}
             following = {pair: pair in now for pair in pairs}
             authors = list({author for author, _ in now})
-            newest = dict(connection.execute(_NEWEST, {"ids": authors, "limit": length + 1}).tuples().all())
+            found = connection.execute(_NEWEST, {"ids": authors, "limit": length + 1})
+            newest = {row[0]: row[1] for row in found}
         return Facts(frozenset(live), frozenset(pull), following, newest)
+
+
+def changes_by_author(following: Mapping[tuple[int, int], bool]) -> dict[int, dict[int, bool]]:
+    """What a batch's follow events say about the index, author by author.
+
+    It is taken before the batch's first event: an event meets an index that is newer than itself, as it does after a
+    load. Harmless: whoever has unfollowed since is unmerged by an event behind it, whoever has followed is merged.
+    """
+    changes: dict[int, dict[int, bool]] = {}
+    for (author, follower), follows in following.items():
+        changes.setdefault(author, {})[follower] = follows
+    return changes
 
 
 def _fans_out(event: Activity) -> bool:

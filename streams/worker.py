@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import faust
 
 from infra.composition import open_stores
+from infra.malloc import share_arenas
 from infra.metrics import serve_metrics
 from infra.readiness import announce_ready
 from infra.settings import Settings
@@ -17,6 +18,7 @@ THREADS = FAN_OUTS_AT_ONCE + DELIVERS_AT_ONCE
 
 def run_worker(settings: Settings) -> None:
     """Runs until the process is told to stop; ready when the first partitions are assigned."""
+    share_arenas()
     bootstrap = settings.need("kafka_bootstrap")
     stores = open_stores(settings)
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="batch")

@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -34,7 +34,7 @@ class Stack:
     """All servers and the named roles of one data folder. One `start` and one `stop`; then make another.
 
     `prepare`: whether tables and topics are made. `wanted_ports`: fixed ports, by their names in ports.json.
-    `workers`: how many processes share the role worker.
+    `workers`: how many processes share the role worker. `servers`: the only ones to start; None is all of them.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Stack:
         mode: Mode = Mode.PROGRAM,
         wanted_ports: Mapping[str, int] | None = None,
         workers: int = 1,
+        servers: Collection[str] | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
         self.stop_requested = threading.Event()  # set by a signal handler, or when the watch itself fails
@@ -55,6 +56,7 @@ class Stack:
         self._prepare = prepare
         self._mode = mode
         self._wanted_ports = dict(wanted_ports or {})
+        self._servers = servers
         self._ports: dict[str, int] = {}
         self._crew = Crew(self.data_dir, self.stop_requested, silent)
         self._lock: FolderLock | None = None
@@ -68,7 +70,8 @@ class Stack:
             end_leftovers(self.data_dir, report)
             refuse_full_disk(self.data_dir, shutil.disk_usage(self.data_dir).free)
             self._take_ports(plan.port_names(self._instances))
-            self._crew.launch(plan.server_parts(self.data_dir, self._ports))
+            servers = plan.server_parts(self.data_dir, self._ports)
+            self._crew.launch([part for part in servers if self._servers is None or part.name in self._servers])
             write_addresses(self.data_dir, plan.addresses(self._ports))
             self._crew.begin_watch()
             if self._prepare:

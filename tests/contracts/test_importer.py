@@ -149,6 +149,17 @@ def test_follows_tell_no_events_while_nobody_is_active(engine: sa.Engine) -> Non
     assert events(engine) == []
 
 
+def test_follows_tell_their_events_once_somebody_has_posted(engine: sa.Engine) -> None:
+    """A worker may hold the author's followers by then, and knows of new ones by their events only."""
+    make_users(engine, 10, active=False)
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO tweets (id, author_id, created_at) VALUES (5, 10, now())"))
+
+    import_follows(engine, follows_file(["1\t10"]), threshold=THRESHOLD)
+
+    assert rows(engine, "SELECT type FROM outbox") == ["followed"]
+
+
 def test_somebody_who_becomes_active_between_two_batches_gets_the_events_from_then_on(engine: sa.Engine) -> None:
     def progress(lines: int, _of: int) -> None:
         if lines == 3:  # the header and two follows
