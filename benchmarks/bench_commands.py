@@ -1,15 +1,23 @@
 """Commands of `fanfold bench`."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
 import typer
 
 from infra.cli import EXIT_INTERRUPTED, JsonFlag, print_json, say, settings_of
 from infra.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from benchmarks.demo_report import Watcher
+    from infra.composition import Stores
+    from infra.stack.supervisor import Stack
+
+TWEETS_PER_S_MAX = 2_000  # that single posts can reach on any machine this runs on: only for the estimate of disk
 
 group = typer.Typer(no_args_is_help=True, help="Measure this machine, on a stack that each benchmark starts and stops.")
 
@@ -48,28 +56,75 @@ def deliveries(
     """
     from benchmarks.deliveries import DeliveriesBench, Form, Options
     from benchmarks.deliveries_report import print_deliveries
-    from benchmarks.demo_report import Watcher
-    from benchmarks.stage import fresh_stack
     from benchmarks.warm_state import Shape, refuse_too_large
-    from infra.composition import stores
-    from infra.stack.progress import to_standard_error
 
     shape = Shape(timelines, entries, fan_out)
     forms = tuple(Form) if form is Forms.BOTH else (Form(form),)
-    folder, watcher = settings_of(context).data_dir / "bench", Watcher()
+    options = Options(shape, tweets, runs, forms, workers, seed)
+    folder = settings_of(context).data_dir / "bench"
     refuse_too_large(shape, tweets * runs * len(forms), *_free(folder))
-
-    def measure() -> Any:
-        with fresh_stack(folder, workers, watcher, to_standard_error) as stack, stores(stack.settings()) as opened:
-            return DeliveriesBench(Options(shape, tweets, runs, forms, workers, seed), stack, opened, watcher).run()
-
-    report = _interruptible(folder, measure)
-    if as_json:
-        print_json(report.as_json())
-    else:
-        print_deliveries(report)
+    report = _on_a_fresh_stack(
+        folder, workers, lambda stack, stores, watcher: DeliveriesBench(options, stack, stores, watcher).run()
+    )
+    _show(report, print_deliveries, as_json)
     if not report.clean:
-        raise CheckFailed("an audit found differences, so there is no figure; the logs are in " + str(folder / "logs"))
+        raise CheckFailed("an audit found differences, so there is no figure")
+
+
+@group.command()
+def latency(
+    context: typer.Context,
+    timelines: Timelines = 50_000,
+    entries: Entries = 400,
+    fan_out: FanOut = 300,
+    idle_rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Tweets a second when idle.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=1, max=3_600, help="Length of each phase.")] = 60.0,
+    workers: Workers = 1,
+    seed: Seed = 7,
+    as_json: JsonFlag = False,
+) -> None:
+    """From the publish call to visible in all three clusters: percentiles when idle and at half of the maximum.
+
+    Open loop: tweets come at random times whether the system keeps up or not. The maximum is measured in the same run.
+    """
+    from benchmarks.latency import LatencyBench, Options, print_latency
+    from benchmarks.warm_state import Shape, refuse_too_large
+
+    shape = Shape(timelines, entries, fan_out)
+    folder = settings_of(context).data_dir / "bench"
+    refuse_too_large(shape, round(seconds * (idle_rate + TWEETS_PER_S_MAX)), *_free(folder))
+    options = Options(shape, idle_rate, seconds, workers, seed)
+    report = _on_a_fresh_stack(
+        folder, workers, lambda stack, stores, watcher: LatencyBench(options, stack, stores, watcher).run()
+    )
+    _show(report, print_latency, as_json)
+    if not report.audit.clean:
+        raise CheckFailed("the audit found differences, so there is no figure")
+
+
+@group.command()
+def index(
+    context: typer.Context,
+    users: Annotated[int, typer.Option(min=100, max=100_000_000, help="Users; many of them are followed.")] = 1_000_000,
+    follows: Annotated[int, typer.Option(min=100, help="Follows in all.")] = 10_000_000,
+    runs: Annotated[int, typer.Option(min=1, max=100, help="Fresh processes; the median counts.")] = 3,
+    seed: Seed = 7,
+    as_json: JsonFlag = False,
+) -> None:
+    """The follower index built from cold, and the memory that a worker has then."""
+    from benchmarks.demo_report import Watcher
+    from benchmarks.index import IndexOptions, run_index
+    from infra.stack.progress import to_standard_error
+
+    options, data_dir = IndexOptions(users, follows, runs, seed), settings_of(context).data_dir
+    result = _interruptible(lambda: run_index(options, data_dir, Watcher(), to_standard_error))
+    _show(result, lambda shown: print_pairs(shown.as_json()), as_json)
+
+
+def print_pairs(found: Mapping[str, Any]) -> None:
+    """Names and values, for people."""
+    for name, value in found.items():
+        sys.stdout.write(f"{name:<20} {value:,}\n" if isinstance(value, int | float) else f"{name:<20} {value}\n")
 
 
 def _free(folder: Path) -> tuple[int, int]:
@@ -78,14 +133,39 @@ def _free(folder: Path) -> tuple[int, int]:
     return psutil.virtual_memory().available, psutil.disk_usage(str(existing)).free
 
 
-def _interruptible(folder: Path, measure: Callable[[], Any]) -> Any:
-    """Runs it; Ctrl-C and SIGTERM stop and remove everything that was started."""
-    from benchmarks.stage import remove, stop_once_on_signals
+def _on_a_fresh_stack(folder: Path, workers: int, measure: "Callable[[Stack, Stores, Watcher], Any]") -> Any:
+    """Runs it on a stack of its own; Ctrl-C and SIGTERM stop and remove everything."""
+    from benchmarks.demo_report import Watcher
+    from benchmarks.stage import fresh_stack, remove
+    from infra.composition import stores
+    from infra.stack.progress import to_standard_error
+
+    watcher = Watcher()
+
+    def run() -> Any:
+        try:
+            with fresh_stack(folder, workers, watcher, to_standard_error) as stack, stores(stack.settings()) as opened:
+                return measure(stack, opened, watcher)
+        except KeyboardInterrupt:
+            remove(folder)
+            raise
+
+    return _interruptible(run)
+
+
+def _interruptible(run: Callable[[], Any]) -> Any:
+    from benchmarks.stage import stop_once_on_signals
 
     stop_once_on_signals()
     try:
-        return measure()
+        return run()
     except KeyboardInterrupt:
-        remove(folder)
         say("interrupted: everything is stopped and removed")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _show(report: Any, for_people: Callable[[Any], None], as_json: bool) -> None:
+    if as_json:
+        print_json(report.as_json())
+    else:
+        for_people(report)

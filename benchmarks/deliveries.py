@@ -16,7 +16,7 @@ from benchmarks.demo_report import Watcher
 from benchmarks.limit import load_limit, measure_limit
 from benchmarks.plain import measure_plain
 from benchmarks.scrape import read_totals
-from benchmarks.warm_state import Audience, Chunk, Shape, fill, warm
+from benchmarks.warm_state import Audience, Chunk, Shape, fill, give_memory, warm
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.audit_report import AuditResult
@@ -35,7 +35,6 @@ POST_AT_ONCE = 2_000  # tweets of one call of post_many
 APPLIED_LIMIT_S = 1_800.0
 POLL_MIN_S = 0.01
 POLL_MAX_S = 0.5
-NODE_MEMORY_SPARE = 1.5  # of what a node's share of the lists takes
 PLAIN_TWEETS = 1_000  # the comparison is slow: a part of the tweets shows its rate
 
 
@@ -87,19 +86,10 @@ class DeliveriesBench:
         shape = self._options.shape
         self._watcher.step(f"writing {shape.timelines:,} users, their follows and the history into the database")
         audience = fill(self._stores.engine, shape, self._rng)
-        self._give_memory()
+        give_memory(self._stores, shape)
         self._watcher.step(f"{shape.timelines:,} users read their home timelines for the first time")
         warm(self._stores, range(audience.first, audience.first + shape.timelines), self._watcher.counted)
         return audience
-
-    def _give_memory(self) -> None:
-        """Lets each node hold its share of the lists without evicting."""
-        nodes = self._stores.clusters.shard_map.nodes
-        wanted = round(self._options.shape.memory_bytes / len(nodes) * NODE_MEMORY_SPARE)
-        for name in nodes:
-            node = self._stores.clusters.node(name)
-            has = int(node.command("CONFIG", "GET", "maxmemory")[1])
-            node.command("CONFIG", "SET", "maxmemory", max(has, wanted))
 
     def _run(self, form: Form, audience: Audience) -> Run:
         authors = audience.some_authors(self._options.tweets, self._rng)

@@ -1,16 +1,14 @@
 """What `bench deliveries` found: medians with their range, ratios to the limits of the same run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks.warm_state import Shape
-from consumers.audit_report import AuditResult
-
-AUDIT_NAMES = ("timelines", "entries", "missing", "duplicate", "unexpected", "misordered", "absent")
+from consumers.audit_report import AuditResult, Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class DeliveriesReport:
             "deliveries": sum(run.deliveries for run in runs),
             "out_of_order_share": round(median(run.out_of_order_share for run in runs), 4),
             "runs": len(runs),
-            "audit": {name: sum(getattr(run.audit.total, name) for run in runs) for name in AUDIT_NAMES},
+            "audit": asdict(sum((run.audit.total for run in runs), Counts())),
         }
 
 

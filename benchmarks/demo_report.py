@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -48,7 +48,6 @@ class Summary:
     def as_json(self) -> dict[str, object]:
         """The object that `--json` prints."""
         total = self.audit.total
-        names = ("timelines", "entries", "missing", "duplicate", "unexpected", "misordered", "absent")
         p50, p99 = self.latency_ms or (None, None)
         return {
             "users": self.users,
@@ -64,7 +63,7 @@ class Summary:
             "latency_ms_p99": p99 and round(p99, 1),
             "copies": self.copies,
             "memory_bytes": self.memory_bytes,
-            "audit": {name: getattr(total, name) for name in names},
+            "audit": asdict(total),
         }
 
 

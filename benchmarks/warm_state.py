@@ -28,6 +28,7 @@ WARM_AT_ONCE = 3
 
 ENTRY_BYTES = 10.6  # measured: an 800-entry list of 19-digit ids takes 8.3 kB with its key and allocation
 LOGGED_BYTES = 40.0  # one delivery in Kafka's log and the database's, all runs: generous
+NODE_MEMORY_SPARE = 1.5  # of what a node's share of the lists takes
 BASE_MEMORY_BYTES = 2_500_000_000  # Kafka, PostgreSQL, ZooKeeper, the roles and this process
 BASE_DISK_BYTES = 1_000_000_000
 
@@ -168,6 +169,16 @@ def warm(stores: Stores, users: Sequence[int], counted: Counted) -> None:
         for batch, _ in zip(batches, threads.map(reader.warm, batches), strict=True):
             done += len(batch)
             counted(done, len(users))
+
+
+def give_memory(stores: Stores, shape: Shape) -> None:
+    """Lets each node hold its share of the lists without evicting."""
+    nodes = stores.clusters.shard_map.nodes
+    wanted = round(shape.memory_bytes / len(nodes) * NODE_MEMORY_SPARE)
+    for name in nodes:
+        node = stores.clusters.node(name)
+        has = int(node.command("CONFIG", "GET", "maxmemory")[1])
+        node.command("CONFIG", "SET", "maxmemory", max(has, wanted))
 
 
 def _copy_follows(connection: sa.Connection, audience: Audience) -> None:
