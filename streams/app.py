@@ -6,27 +6,33 @@ The rules that Faust imposes on us are in ARCHITECTURE.md, decision 6. Next: fan
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+from random import Random, SystemRandom
+from typing import Any, TypeVar
 
 import faust
 import sqlalchemy as sa
 
 from infra import metrics
-from infra.events import decode_activity
+from infra.events import Activity, decode_activity
 from infra.kafka import GROUP
+from infra.settings import Settings
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
 from streams.batches import work_in_batches
-from streams.dead_letters import DeadLetters, Mistakes
-from streams.deliver import Deliverer, receive
+from streams.dead_letter_share import DeadLetterShare
+from streams.dead_letters import DeadLetters
+from streams.deliver import Deliverer, Received, receive
 from streams.fan_out import FanOut
-from streams.handling import readable, run_all, until_done
+from streams.handling import Handling, Work, until_done
 from streams.in_order import InOrderConsumer
 
 SESSION_S = 10
 HEARTBEAT_S = 2
 POLL_RECORDS_MAX = 500
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class Parts:
     dead_letters: DeadLetters
     bootstrap: str
     threads: ThreadPoolExecutor
+    dead_letter_share_max: float = Settings().dead_letter_share_max
+    rng: Random = field(default_factory=SystemRandom)
 
 
 def create_app(parts: Parts) -> faust.App:
@@ -61,8 +69,8 @@ def create_app(parts: Parts) -> faust.App:
     )
     app.transport.Consumer = InOrderConsumer
     fan_out, deliver = FanOutWork(parts), DeliverWork(parts)
-    _add_agent(app, ACTIVITY, "fan_out", fan_out)
-    _add_agent(app, DELIVERIES, "deliver", deliver)
+    _add_agent(app, parts, ACTIVITY, "fan_out", fan_out)
+    _add_agent(app, parts, DELIVERIES, "deliver", deliver)
 
     async def on_revoked(*_: object, **__: object) -> None:
         """Faust has waited for the batches at work: what was held for them belongs to an old generation now."""
@@ -73,16 +81,16 @@ def create_app(parts: Parts) -> faust.App:
     return app
 
 
-def _add_agent(app: faust.App, topic: Topic, name: str, work: "FanOutWork | DeliverWork") -> None:
+def _add_agent(app: faust.App, parts: Parts, topic: Topic, name: str, work: Work[T]) -> None:
     channel = app.topic(topic.name, key_serializer="raw", value_serializer="raw")
-
-    mistakes = Mistakes()
+    share = DeadLetterShare(parts.dead_letter_share_max)
+    handling = Handling(name, work, parts.dead_letters, share, parts.rng)
 
     async def process(events: Sequence[faust.EventT]) -> None:
         metrics.BATCH_EVENTS.labels(name).observe(len(events))
         loop = asyncio.get_running_loop()
         for _, group in groupby(events, key=lambda event: event.message.generation_id):
-            await loop.run_in_executor(work.parts.threads, run_all, work.parts, mistakes, work.run, list(group))
+            await loop.run_in_executor(parts.threads, handling.handle, list(group))
 
     async def agent(stream: faust.StreamT) -> None:
         await work_in_batches(stream, process)
@@ -97,19 +105,21 @@ class FanOutWork:
         self.parts = parts
         self._held: dict[int, tuple[int, FanOut]] = {}
 
-    def run(self, events: Sequence[faust.EventT]) -> None:
+    def read(self, message: Any) -> Activity:
+        """One event of an author."""
+        return decode_activity(message.value)
+
+    def run(self, message: Any, decoded: Sequence[Activity]) -> None:
         """Returns when what the batch asks for is in the deliveries log."""
-        activities = readable(self.parts, events, lambda message: decode_activity(message.value))
-        message, length = events[0].message, self.parts.timelines.live.timeline_entries
+        length = self.parts.timelines.live.timeline_entries
 
         def fan_out() -> None:
-            self._fan_out(message.partition, message.generation_id).process(activities, length)
+            self._fan_out(message.partition, message.generation_id).process(decoded, length)
 
         def failed() -> None:
             self._drop(message.partition)  # its producer may be in the middle of a transaction
 
-        if activities:
-            until_done("fan_out", message.partition, fan_out, failed)
+        until_done("fan_out", message.partition, fan_out, failed, rng=self.parts.rng)
 
     def release(self) -> None:
         """Drops what is held for all partitions."""
@@ -138,16 +148,17 @@ class DeliverWork:
         self.parts = parts
         self._held: dict[int, tuple[int, Deliverer]] = {}
 
-    def run(self, events: Sequence[faust.EventT]) -> None:
+    def read(self, message: Any) -> Received:
+        """One message of records."""
+        return receive(message.offset, message.value)
+
+    def run(self, message: Any, decoded: Sequence[Received]) -> None:
         """Returns when the batch's records are in all three clusters."""
-        messages = readable(self.parts, events, lambda message: receive(message.offset, message.value))
-        message = events[0].message
 
         def deliver() -> None:
-            self._deliverer(message.partition, message.generation_id).apply(messages)
+            self._deliverer(message.partition, message.generation_id).apply(decoded)
 
-        if messages:
-            until_done("deliver", message.partition, deliver, lambda: None)
+        until_done("deliver", message.partition, deliver, lambda: None, rng=self.parts.rng)
 
     def release(self) -> None:
         """Drops what is held for all partitions."""
