@@ -90,8 +90,8 @@ def reader(bootstrap: str) -> Iterator[Consumer]:
 def look(consumer: Consumer, topic: str, newest_max: int) -> Yard:
     """Counts a topic's letters and reads its oldest and its newest."""
     start, end = _range(consumer, topic)
-    oldest_ms = next((letter.time_ms for letter in _read(consumer, topic, start, start + 1)), None)
-    letters = _read(consumer, topic, max(start, end - newest_max), end)
+    oldest_ms = next((letter.time_ms for letter in read_letters(consumer, topic, start, start + 1)), None)
+    letters = read_letters(consumer, topic, max(start, end - newest_max), end)
     lines = [
         Line(replace(letter, value=None), None if letter.value is None else len(letter.value)) for letter in letters
     ]
@@ -104,7 +104,7 @@ def read_one(consumer: Consumer, topic: str, offset: int) -> Buried:
     start, end = _range(consumer, topic)
     if start == end:
         raise NotFound(f"{topic} holds no dead letters, so there is none at offset {offset}")
-    for letter in _read(consumer, topic, offset, offset + 1) if start <= offset < end else ():
+    for letter in read_letters(consumer, topic, offset, offset + 1) if start <= offset < end else ():
         return letter
     raise NotFound(f"{topic} has no dead letter at offset {offset}; it holds the offsets {start} to {end - 1}")
 
@@ -119,7 +119,7 @@ def _range(consumer: Consumer, topic: str) -> tuple[int, int]:
     return start, end
 
 
-def _read(consumer: Consumer, topic: str, start: int, end: int) -> Iterator[Buried]:
+def read_letters(consumer: Consumer, topic: str, start: int, end: int) -> Iterator[Buried]:
     """The letters from `start` on that lie before `end`."""
     if start >= end:
         return
