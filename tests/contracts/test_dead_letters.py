@@ -2,7 +2,10 @@
 
 import secrets
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from infra.errors import KafkaUnavailable, Undecodable
 from infra.topics import ACTIVITY, DEAD_LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
 from streams import dead_letters
+from streams.batches import BATCH_WAIT_S
 from streams.dead_letters import CUT_HEADERS_BYTES, CUT_VALUE_BYTES, DeadLetter, DeadLetters, Headers, Stage
 from tests.services import Services
 
@@ -63,6 +67,13 @@ def newest(services: Services, topic: str, count: int = 1) -> list[Any]:
     consumer.close()
     assert None not in letters
     return letters
+
+
+def end_of(services: Services, topic: str) -> int:
+    consumer = Consumer({"bootstrap.servers": services.kafka_bootstrap, "group.id": "test-letters"})
+    end = consumer.get_watermark_offsets(TopicPartition(topic, 0), 20)[1]
+    consumer.close()
+    return int(end)
 
 
 @pytest.fixture
@@ -161,18 +172,73 @@ def test_more_large_letters_than_the_senders_queue_holds_are_all_sent(services: 
     assert [found.value()[0] for found in newest(services, ACTIVITY.dead_letters, 60)] == list(range(60))
 
 
-def test_a_broker_that_is_away_is_said_in_time_and_gets_each_letter_once_when_it_is_back(services: Services) -> None:
-    """The address is the broker's only later: nothing of the tries in between is still waiting to be sent."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
-        letters = DeadLetters(f"127.0.0.1:{silent.getsockname()[1]}", taken_within_s=2.0)
-        for _ in range(2):
-            with pytest.raises(KafkaUnavailable, match=r"activity\.dlq did not take 1 of 1 dead letters"):
-                letters.send([letter(b"waited")])
+class Door:
+    """An address in front of the broker: it takes connections, and hands them on only once it is open."""
 
-    letters._config["bootstrap.servers"] = services.kafka_bootstrap
-    letters.send([letter(b"first")])
+    def __init__(self, bootstrap: str) -> None:
+        self._behind = bootstrap.split(":")
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        self.open = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.open.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                before = self._listening.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=self._hand_on, args=(before,), daemon=True).start()
+
+    def _hand_on(self, before: socket.socket) -> None:
+        self.open.wait()
+        behind = socket.create_connection((self._behind[0], int(self._behind[1])))
+        back = threading.Thread(target=pump, args=(behind, before), daemon=True)
+        back.start()
+        pump(before, behind)
+        back.join()
+        before.close()
+        behind.close()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def door(services: Services) -> Iterator[Door]:
+    """A broker that is away, and can come back."""
+    made = Door(services.kafka_bootstrap)
+    yield made
+    made.close()
+
+
+def test_a_broker_that_is_away_is_said_in_time_and_gets_each_letter_once_when_it_is_back(
+    services: Services, door: Door
+) -> None:
+    letters = DeadLetters(door.address, taken_within_s=2.0)
+    before = end_of(services, ACTIVITY.dead_letters)
+    for _ in range(2):
+        began_s = time.monotonic()
+        with pytest.raises(KafkaUnavailable, match=r"activity\.dlq did not take 1 of 1 dead letters"):
+            letters.send([letter(b"waited")])
+        assert time.monotonic() - began_s < BATCH_WAIT_S
+    door.open.set()
+
     letters.send([letter(b"waited")])
-    assert [found.value() for found in newest(services, ACTIVITY.dead_letters, 2)] == [b"first", b"waited"]
+
+    letters.send([letter(b"last")])
+    assert end_of(services, ACTIVITY.dead_letters) == before + 2
+    assert [found.value() for found in newest(services, ACTIVITY.dead_letters, 2)] == [b"waited", b"last"]
 
 
 def test_a_topic_of_dead_letters_that_is_missing_is_named(services: Services) -> None:

@@ -14,7 +14,7 @@ from streams import handling
 from streams.batches import BATCH_MESSAGES_MAX, BATCH_WAIT_S
 from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetter, Stage
-from streams.handling import AWAY, FAILED, FAILED_TRIES_MAX, FAILED_WITHIN_S, Handling, refuse_unfit, until_done
+from streams.handling import AWAY, FAILED, FAILED_TRIES_MAX, FAILED_WITHIN_S, Handling, until_done
 
 Run = Callable[[list[int]], None]
 
@@ -87,7 +87,7 @@ class Agent:
         return [letter.offset for letter in self.graveyard.letters]
 
 
-def event(offset: int, value: bytes = b"v") -> Any:
+def event(offset: int, value: bytes | None = b"v") -> Any:
     return SimpleNamespace(
         message=SimpleNamespace(
             topic="activity", partition=1, offset=offset, timestamp=1.5, key=b"k", value=value, headers=[("h", b"1")]
@@ -259,11 +259,21 @@ def test_burying_waits_for_the_broker_without_end_and_longer_each_time() -> None
     assert len(set(agent.time.slept_s[10:])) > 900  # jitter
 
 
-@pytest.mark.parametrize("value", [None, b"x" * (MESSAGE_BYTES_MAX + 1)])
-def test_no_value_and_too_large_a_value_cannot_be_read(value: bytes | None) -> None:
-    refuse_unfit(b"x" * MESSAGE_BYTES_MAX)
-    with pytest.raises(Undecodable, match=r"has no value|has 1,048,577 bytes; ours have at most 1,048,576"):
-        refuse_unfit(value)
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "the message has no value; each of ours has one"),
+        (b"x" * (MESSAGE_BYTES_MAX + 1), "the message has 1,048,577 bytes; ours have at most 1,048,576"),
+    ],
+    ids=["none", "too large"],
+)
+def test_no_value_and_too_large_a_value_cannot_be_read(value: bytes | None, reason: str) -> None:
+    agent = Agent()
+
+    agent.handle([event(0, b"x" * MESSAGE_BYTES_MAX), event(1, value)])
+
+    assert agent.work.applied == [0]
+    assert [(letter.offset, str(letter.reason)) for letter in agent.graveyard.letters] == [(1, reason)]
 
 
 def test_a_server_that_is_away_is_waited_for() -> None:
