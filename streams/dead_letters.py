@@ -45,7 +45,7 @@ EXCEPTION_STACKTRACE = CONNECT + "exception.stacktrace"
 # Ours. The letter's own timestamp is the burial: with the message's it could be past its retention already.
 FANFOLD = "__fanfold.errors."
 TIMESTAMP_MS = FANFOLD + "timestamp_ms"
-TRUNCATED = FANFOLD + "truncated"  # "value 9000000 of key 5 …": what was there before it was cut
+TRUNCATED = FANFOLD + "truncated"  # only on a letter that was cut: how large it was
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -114,6 +114,7 @@ def brief(error: Exception) -> str:
 
 
 def _stacktrace(error: Exception) -> str:
+    # Each line is bounded too: a long message must not push out the calls.
     lines = [line[:MESSAGE_BYTES_MAX] for line in traceback.format_exception(error)]
     return "".join(lines)[-STACKTRACE_BYTES_MAX:]
 

@@ -90,9 +90,8 @@ class Handling(Generic[T]):
 
     def _run(self, messages: Sequence[Any], decoded: Sequence[T]) -> list[DeadLetter]:
         """Runs a batch. Returns letters of the messages that fail also alone, after a bounded number of tries."""
-        until_s = cache(
-            lambda: self.clock() + FAILED_WITHIN_S
-        )  # first asked for, and thereby set, at the first failure
+        # First asked for, and thereby set, at the first failure: a wait for a server that was away does not count.
+        until_s = cache(lambda: self.clock() + FAILED_WITHIN_S)
         return self._run_part(messages, decoded, until_s, retries=True) if messages else []
 
     def _run_part(

@@ -99,6 +99,7 @@ def test_a_letter_has_its_message_and_every_header(services: Services) -> None:
     assert (found.key(), found.value()) == (b"key", None)
     assert found.headers()[:3] == own[:3]
     headers = dict(found.headers()[3:])
+    assert len(found.headers()) == 3 + len(headers)
     trace = headers.pop(CONNECT["EXCEPTION_STACKTRACE"])
     assert b"in failure" in trace
     assert headers == {
@@ -120,6 +121,7 @@ def test_an_error_that_quotes_its_whole_input_does_not_make_the_headers_large(se
 
     [found] = newest(services, ACTIVITY.dead_letters)
     assert sum(len(value) for _, value in found.headers()) < 20_000
+    assert b"in failure" in dict(found.headers())[CONNECT["EXCEPTION_STACKTRACE"]]
 
 
 @pytest.mark.parametrize("value_bytes", [MESSAGE_BYTES_MAX, 2_000_000, 2 * 1_048_576, DEAD_LETTER_BYTES_MAX - 20_000])
