@@ -11,6 +11,7 @@ All integers are big-endian; so are the follower ids, which become Redis keys wi
 """
 
 import json
+import reprlib
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from infra.slots import Ids
 
 VERSION = 1
 DELIVERY_VERSION = 2  # 1 had one chunk a record
+PUBLISHED_MS_MAX = (1 << 63) - 1  # what a delivery record has room for
 NO_IDS: Ids = np.empty(0, dtype=">u8")
 
 
@@ -75,13 +77,17 @@ def decode_activity(data: bytes | None) -> Activity:
     try:
         value: Any = json.loads(data or b"")
         if value["version"] != VERSION:
-            raise Undecodable(f"activity has version {value['version']!r}, and this code reads {VERSION}")
+            raise Undecodable(f"activity has version {reprlib.repr(value['version'])}, and this code reads {VERSION}")
         kind = ActivityType(value["type"])
         author_id, other_id = int(value["author_id"]), int(value[_OTHER[kind]])
         if not (1 <= author_id <= ID_MAX and 1 <= other_id <= ID_MAX):
-            raise Undecodable(f"activity names the ids {author_id} and {other_id}, which must be from 1 to {ID_MAX}")
-        return Activity(kind, author_id, other_id, int(value["published_ms"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            ids = f"{reprlib.repr(author_id)} and {reprlib.repr(other_id)}"
+            raise Undecodable(f"activity names the ids {ids}, which must be from 1 to {ID_MAX}")
+        published_ms = int(value["published_ms"])
+        if not 0 <= published_ms <= PUBLISHED_MS_MAX:
+            raise Undecodable(f"activity was published at {reprlib.repr(published_ms)} ms, which is no time")
+        return Activity(kind, author_id, other_id, published_ms)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Undecodable(f"activity cannot be read: {type(error).__name__}: {error}") from error
 
 

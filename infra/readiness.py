@@ -1,4 +1,5 @@
-"""How a role says that it serves: its pid in the file that the supervisor named."""
+"""What a role says to whoever started it: that it serves (its pid in the file that the supervisor named), and, by its
+exit code, that starting it again would not help."""
 
 import os
 from pathlib import Path
@@ -6,6 +7,9 @@ from pathlib import Path
 import structlog
 
 from infra.settings import Settings
+
+# EX_DATAERR of sysexits.h. Elsewhere: systemd's RestartPreventExitStatus=65, or an alert.
+EXIT_NOT_AGAIN = 65  # a person must look first: another start would only do the same
 
 log = structlog.get_logger()
 

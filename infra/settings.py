@@ -31,6 +31,7 @@ class Settings:
     api_host: str = "127.0.0.1"
     api_port: int = 8400
     metrics_port: int = 0
+    dead_letter_share_max: float = 0.01  # of an agent's messages; above it the agent stops
     log_level: LogLevel = "info"
     log_format: LogFormat = "console"
     ready_file: Path | None = None
@@ -51,6 +52,17 @@ def _integer(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise ValueError("a whole number from 0 to 65535")
     return int(text)
+
+
+def _share(text: str) -> float:
+    rule = "a share from 0 to 1, such as 0.01 for one in a hundred"
+    try:
+        share = float(text)
+    except ValueError:
+        raise ValueError(rule) from None
+    if not 0 <= share <= 1:  # also what is no number
+        raise ValueError(rule)
+    return share
 
 
 def _one_of(kind: object) -> Callable[[str], str]:
@@ -102,6 +114,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "api_host": str,
     "api_port": _integer,
     "metrics_port": _integer,
+    "dead_letter_share_max": _share,
     "log_level": _one_of(LogLevel),
     "log_format": _one_of(LogFormat),
     "ready_file": Path,

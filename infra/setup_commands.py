@@ -48,4 +48,4 @@ def _shown(settings: Settings, name: str) -> object:
         return ",".join(
             f"{node}={make_url(url).render_as_string(hide_password=True)}" for node, url in dict(value).items()
         )
-    return value if isinstance(value, int | str | None) else str(value)
+    return value if isinstance(value, int | float | str | None) else str(value)

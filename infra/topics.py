@@ -17,8 +17,10 @@ from infra.errors import KafkaUnavailable
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 CREATE_TIMEOUT_S = 30.0
-DEAD_LETTER_BYTES_MAX = 2 * 1_048_576  # any message that another topic took, and the headers that say why
 MESSAGE_BYTES_MAX = 1_048_576  # the broker's limit for one message, and what a chunk's bounds stay under
+# Eight times that: a topic's limit may have been raised by hand, and headers that say why are added. What is larger
+# still is cut (streams/dead_letters.py); the whole message stays in its own log until its retention.
+DEAD_LETTER_BYTES_MAX = 8 * MESSAGE_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,12 @@ class Topic:
     @property
     def dead_letters(self) -> str:
         """The topic that takes what cannot be processed."""
-        return f"{self.name}.dlq"
+        return dead_letters_of(self.name)
+
+
+def dead_letters_of(topic: str) -> str:
+    """The topic that takes what cannot be processed of this one."""
+    return f"{topic}.dlq"
 
 
 # 8: the order is per author, and one partition's fan-out reaches tens of thousands of events a second.

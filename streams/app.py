@@ -6,23 +6,27 @@ The rules that Faust imposes on us are in ARCHITECTURE.md, decision 6. Next: fan
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from random import Random, SystemRandom
+from typing import Any, NamedTuple, TypeVar
 
 import faust
 import sqlalchemy as sa
 
 from infra import metrics
-from infra.events import decode_activity
+from infra.events import Activity, decode_activity
 from infra.kafka import GROUP
+from infra.settings import Settings
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
 from streams.batches import Partitions, work_in_batches
-from streams.dead_letters import DeadLetters, Mistakes
-from streams.deliver import Deliverer, receive
+from streams.dead_letter_share import DeadLetterShare
+from streams.dead_letters import DeadLetters
+from streams.deliver import Deliverer, Received, receive
 from streams.fan_out import FanOut
-from streams.handling import readable, run_all, until_done
+from streams.handling import Handling, Work, until_done
 from streams.in_order import InOrderConsumer
 from streams.turns import Turns
 
@@ -35,6 +39,8 @@ QUEUE_MESSAGES_MAX = 100
 FAN_OUTS_AT_ONCE = 2  # one waits for the database or the broker while the other computes
 DELIVERS_AT_ONCE = 4  # calls in flight on each node: it always has the next one, and none waits for long
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -45,6 +51,8 @@ class Parts:
     dead_letters: DeadLetters
     bootstrap: str
     threads: ThreadPoolExecutor
+    dead_letter_share_max: float = Settings().dead_letter_share_max
+    rng: Random = field(default_factory=SystemRandom)
 
 
 def create_app(parts: Parts) -> faust.App:
@@ -70,8 +78,9 @@ def create_app(parts: Parts) -> faust.App:
     partitions = Partitions()
     app.transport.Consumer = partial(InOrderConsumer, drop_waiting=partitions.drop_waiting)
     fan_out, deliver = FanOutWork(parts), DeliverWork(parts)
-    _add_agent(app, ACTIVITY, "fan_out", fan_out, partitions, Turns(FAN_OUTS_AT_ONCE))
-    _add_agent(app, DELIVERIES, "deliver", deliver, partitions, Turns(DELIVERS_AT_ONCE))
+    of_fan_out, of_deliver = Turns(FAN_OUTS_AT_ONCE), Turns(DELIVERS_AT_ONCE)
+    _add_agent(app, parts, ACTIVITY, _handling(parts, "fan_out", fan_out), Batching(partitions, of_fan_out))
+    _add_agent(app, parts, DELIVERIES, _handling(parts, "deliver", deliver), Batching(partitions, of_deliver))
 
     async def on_revoked(*_: object, **__: object) -> None:
         """Faust has waited for the batches at work: what was held for them belongs to an old generation now."""
@@ -82,22 +91,31 @@ def create_app(parts: Parts) -> faust.App:
     return app
 
 
-def _add_agent(
-    app: faust.App, topic: Topic, name: str, work: "FanOutWork | DeliverWork", partitions: Partitions, turns: Turns
-) -> None:
+class Batching(NamedTuple):
+    """How an agent forms its batches."""
+
+    partitions: Partitions
+    turns: Turns
+
+
+def _handling(parts: Parts, name: str, work: Work[T]) -> Handling[T]:
+    share = DeadLetterShare(parts.dead_letter_share_max)
+    return Handling(name, work, parts.dead_letters, share, parts.rng)
+
+
+def _add_agent(app: faust.App, parts: Parts, topic: Topic, handling: Handling[Any], batching: Batching) -> None:
     channel = app.topic(topic.name, key_serializer="raw", value_serializer="raw")
-    mistakes = Mistakes()
 
     async def process(events: Sequence[faust.EventT]) -> None:
-        metrics.BATCH_EVENTS.labels(name).observe(len(events))
+        metrics.BATCH_EVENTS.labels(handling.agent).observe(len(events))
         loop = asyncio.get_running_loop()
         for _, group in groupby(events, key=lambda event: event.message.generation_id):
-            await loop.run_in_executor(work.parts.threads, run_all, work.parts, mistakes, work.run, list(group))
+            await loop.run_in_executor(parts.threads, handling.handle, list(group))
 
     async def agent(stream: faust.StreamT) -> None:
-        await work_in_batches(stream, partitions, turns, process)
+        await work_in_batches(stream, batching.partitions, batching.turns, process)
 
-    app.agent(channel, name=name, isolated_partitions=True)(agent)
+    app.agent(channel, name=handling.agent, isolated_partitions=True)(agent)
 
 
 class FanOutWork:
@@ -107,19 +125,21 @@ class FanOutWork:
         self.parts = parts
         self._held: dict[int, tuple[int, FanOut]] = {}
 
-    def run(self, events: Sequence[faust.EventT]) -> None:
+    def read(self, message: Any) -> Activity:
+        """One event of an author."""
+        return decode_activity(message.value)
+
+    def run(self, message: Any, decoded: Sequence[Activity]) -> None:
         """Returns when what the batch asks for is in the deliveries log."""
-        activities = readable(self.parts, events, lambda message: decode_activity(message.value))
-        message, length = events[0].message, self.parts.timelines.live.timeline_entries
+        length = self.parts.timelines.live.timeline_entries
 
         def fan_out() -> None:
-            self._fan_out(message.partition, message.generation_id).process(activities, length)
+            self._fan_out(message.partition, message.generation_id).process(decoded, length)
 
         def failed() -> None:
             self._drop(message.partition)  # its producer may be in the middle of a transaction
 
-        if activities:
-            until_done("fan_out", message.partition, fan_out, failed)
+        until_done("fan_out", message.partition, fan_out, failed, rng=self.parts.rng)
 
     def release(self) -> None:
         """Drops what is held for all partitions."""
@@ -148,16 +168,17 @@ class DeliverWork:
         self.parts = parts
         self._held: dict[int, tuple[int, Deliverer]] = {}
 
-    def run(self, events: Sequence[faust.EventT]) -> None:
+    def read(self, message: Any) -> Received:
+        """One message of records."""
+        return receive(message.offset, message.value)
+
+    def run(self, message: Any, decoded: Sequence[Received]) -> None:
         """Returns when the batch's records are in all three clusters."""
-        messages = readable(self.parts, events, lambda message: receive(message.offset, message.value))
-        message = events[0].message
 
         def deliver() -> None:
-            self._deliverer(message.partition, message.generation_id).apply(messages)
+            self._deliverer(message.partition, message.generation_id).apply(decoded)
 
-        if messages:
-            until_done("deliver", message.partition, deliver, lambda: None)
+        until_done("deliver", message.partition, deliver, lambda: None, rng=self.parts.rng)
 
     def release(self) -> None:
         """Drops what is held for all partitions."""

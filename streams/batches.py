@@ -131,7 +131,7 @@ class _Batches:
                 continue  # being cancelled twice must not acknowledge half a batch
 
 
-def end_process(reason: str) -> NoReturn:
+def end_process(reason: str, code: int = EXIT_UNFINISHED) -> NoReturn:
     """Ends this process at once: cancelling the app instead would commit what is not done."""
     log.error("worker ends", reason=reason)
-    os._exit(EXIT_UNFINISHED)
+    os._exit(code)

@@ -22,7 +22,8 @@ def run_worker(settings: Settings) -> None:
     bootstrap = settings.need("kafka_bootstrap")
     stores = open_stores(settings)
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="batch")
-    app = create_app(Parts(stores.engine, stores.timelines, DeadLetters(bootstrap), bootstrap, threads))
+    letters, share_max = DeadLetters(bootstrap), settings.dead_letter_share_max
+    app = create_app(Parts(stores.engine, stores.timelines, letters, bootstrap, threads, share_max))
     serve_metrics(settings)
 
     async def on_assigned(_: object, assigned: object, **__: object) -> None:

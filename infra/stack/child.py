@@ -9,6 +9,7 @@ from collections import deque
 from pathlib import Path
 
 from infra.errors import StackError
+from infra.readiness import EXIT_NOT_AGAIN
 from infra.stack.part import Part
 from infra.stack.processes import ProcessId, end, identify, rotate_log, spawn, tail
 from infra.stack.restarts import ENDS_MAX, wait_before_restart_s
@@ -78,13 +79,13 @@ class Child:
     def tend(self, now_s: float) -> str | None:
         """One look at a part that should run: restarts it as the policy says. Returns what a person should know."""
         if self.state is PartState.RUNNING and (code := self.exit_code()) is not None:
-            return self._lost(ending(code), now_s)
+            return self._lost(ending(code), now_s, code)
         if self.state is not PartState.RESTARTING:
             return None
         if self.process is None:
             return self._begin_again(now_s) if now_s >= self.due_s else None
         if (code := self.exit_code()) is not None:
-            return self._lost(f"{ending(code)} while it started", now_s)
+            return self._lost(f"{ending(code)} while it started", now_s, code)
         if self.serves():
             self.part.complete()
             self.state = PartState.RUNNING
@@ -115,13 +116,16 @@ class Child:
         self.due_s = now_s + self.part.ready_within_s
         return None
 
-    def _lost(self, how: str, now_s: float) -> str:
+    def _lost(self, how: str, now_s: float, code: int | None = None) -> str:
         log_end = self._log_end()
         self.end()
         self._ended_at_s.append(now_s)
         wait_s = wait_before_restart_s(self._ended_at_s, now_s)
         if not self.wanted:
             return how
+        if code == EXIT_NOT_AGAIN:
+            self.state = PartState.FAILED
+            return f"{how}, which says that another start would not help: not started again. {log_end}"
         if wait_s is None:
             self.state = PartState.FAILED
             return f"{how}, more than {ENDS_MAX} times within a minute: not started again. {log_end}"

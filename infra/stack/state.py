@@ -29,7 +29,7 @@ class PartState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     RESTARTING = "restarting"
-    FAILED = "failed"  # it ended too often: the stack goes on without it
+    FAILED = "failed"  # it ended too often, or said that no start would help: the stack goes on without it
     STOPPED = "stopped"
 
 

@@ -4,14 +4,14 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any
 
+import numpy as np
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from infra.composition import Stores
-from infra.events import Activity, ActivityType, Delivery, DeliveryKind, decode_deliveries, encode_activity
+from infra.events import Activity, ActivityType, Delivery, DeliveryKind, decode_deliveries
 from infra.kafka import PARTITION_END, end_offsets
 from infra.topics import DELIVERIES
 from producers.publish import NewTweet, Publisher
@@ -37,8 +37,12 @@ class Log:
         return {
             int(target)
             for record in self._records()
-            if record.kind is DeliveryKind.DELIVER and record.subject == tweet_id
-            for target in record.targets
+            if record.kind is DeliveryKind.DELIVER
+            for subject, targets in zip(
+                record.subjects, np.split(record.targets, np.cumsum(record.counts)), strict=False
+            )
+            if subject == tweet_id
+            for target in targets
         }
 
     def kinds_for(self, owner: int) -> list[DeliveryKind]:
@@ -73,14 +77,8 @@ class Worker:
 
     def run(self, generation: int, *events: tuple[ActivityType, int, int]) -> None:
         """A batch of (type, author, other) in one consumer generation."""
-        self._work.run([_message(generation, Activity(*event, published_ms=5)) for event in events])
-
-
-def _message(generation: int, event: Activity) -> Any:
-    value = encode_activity(event).encode()
-    return SimpleNamespace(
-        message=SimpleNamespace(partition=PARTITION, generation_id=generation, value=value, headers=None)
-    )
+        first = SimpleNamespace(partition=PARTITION, generation_id=generation)
+        self._work.run(first, [Activity(*event, published_ms=5) for event in events])
 
 
 @pytest.fixture

@@ -45,7 +45,20 @@ def test_help_names_every_command() -> None:
     done = fanfold("--help")
 
     assert done.returncode == 0
-    for command in ("up", "down", "status", "post", "timeline", "audit", "import", "demo", "worker", "relay", "api"):
+    for command in (
+        "up",
+        "down",
+        "status",
+        "post",
+        "timeline",
+        "audit",
+        "import",
+        "demo",
+        "worker",
+        "dlq",
+        "relay",
+        "api",
+    ):
         assert f" {command} " in done.stdout
 
 

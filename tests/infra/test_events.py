@@ -80,6 +80,9 @@ def test_an_activity_with_a_later_field_is_read() -> None:
         b'{"version":1,"type":"posted","author_id":"1","published_ms":3}',
         b'{"version":1,"type":"posted","author_id":"99999999999999999999","tweet_id":"2","published_ms":3}',
         b'{"version":1,"type":"posted","author_id":"0","tweet_id":"2","published_ms":3}',
+        b'{"version":1,"type":"posted","author_id":"1","tweet_id":"2","published_ms":Infinity}',
+        b'{"version":1,"type":"posted","author_id":"1","tweet_id":"2","published_ms":9223372036854775808}',
+        b'{"version":1,"type":"posted","author_id":"1","tweet_id":"2","published_ms":-1}',
         b"[" * 100_000,
     ],
 )

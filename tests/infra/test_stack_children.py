@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import StackError
+from infra.readiness import EXIT_NOT_AGAIN
 from infra.stack.cleaning import end_leftovers
 from infra.stack.crew import Crew
 from infra.stack.part import Part
@@ -129,6 +130,21 @@ def test_a_part_that_ends_again_and_again_is_given_up(tmp_path: Path, told: list
     assert "not started again" in said
     assert child.state is PartState.FAILED
     crew.close(silent)
+
+
+def test_a_part_that_says_no_start_would_help_is_not_started_again_and_its_reason_is_shown(
+    crew: Crew, told: list[Progress]
+) -> None:
+    words = "all messages fail; mend the cause"
+    program = f"import sys, time; time.sleep(0.3); print({words!r}, flush=True); sys.exit({EXIT_NOT_AGAIN})"
+    crew.launch([part("worker", program)])
+    crew.begin_watch()
+    child = crew.child("worker")
+    wait_until(lambda: child.state is PartState.FAILED)
+    assert child.restarts == 0
+    [said] = [progress.text for progress in told if "not started again" in progress.text]
+    assert said.startswith(f"ended with exit code {EXIT_NOT_AGAIN}, which says that another start would not help")
+    assert words in said
 
 
 def test_a_part_that_is_not_wanted_any_more_stays_stopped(crew: Crew) -> None:

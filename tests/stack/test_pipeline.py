@@ -221,7 +221,7 @@ def test_a_message_that_cannot_be_read_goes_to_the_dead_letters_and_the_rest_goe
         assert headers["own"] == b"header"
         assert headers["__connect.errors.topic"].decode() + ".dlq" == letter.topic()
         assert headers["__connect.errors.partition"] == b"0"
-        assert headers["__connect.errors.exception.class.name"] == b"Undecodable"
+        assert headers["__connect.errors.exception.class.name"] == b"infra.errors.Undecodable"
 
 
 def test_a_second_up_goes_on_with_the_same_data(pipeline: Pipeline) -> None:

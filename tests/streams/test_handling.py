@@ -1,19 +1,38 @@
-"""What happens when a batch fails: waiting, burying, ending; never skipping."""
+"""What happens when a batch fails: trying again, waiting, burying, ending; never skipping."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from infra.errors import KafkaUnavailable, RedisUnavailable, Superseded, Undecodable
+from infra.readiness import EXIT_NOT_AGAIN
+from infra.topics import MESSAGE_BYTES_MAX
 from streams import handling
-from streams.dead_letters import MISTAKES_AT_ONCE_MAX, DeadLetter, Mistakes, headers_of
-from streams.handling import readable, run_all, until_done
+from streams.batches import BATCH_MESSAGES_MAX, BATCH_WAIT_S
+from streams.dead_letter_share import DeadLetterShare
+from streams.dead_letters import DeadLetter, Stage
+from streams.handling import AWAY, FAILED, FAILED_TRIES_MAX, FAILED_WITHIN_S, Handling, until_done
+
+Run = Callable[[list[int]], None]
 
 
 class Ended(BaseException):
     """Stands for the end of the process, which no handler can catch."""
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.slept_s: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.slept_s.append(seconds)
 
 
 class Graveyard:
@@ -30,85 +49,253 @@ class Graveyard:
         self.letters += letters
 
 
-def parts(away: int = 0) -> Any:
-    return SimpleNamespace(dead_letters=Graveyard(away))
+class Work:
+    """Reads a value as its offset; b"bad" cannot be read. `run` hears the offsets."""
+
+    def __init__(self, run: Run) -> None:
+        self.applied: list[int] = []
+        self._run = run
+
+    def read(self, message: Any) -> int:
+        if message.value == b"bad":
+            raise Undecodable("no version")
+        return int(message.offset)
+
+    def run(self, message: Any, decoded: Sequence[int]) -> None:
+        assert message.offset == decoded[0]
+        self._run(list(decoded))
+        self.applied += decoded
 
 
-def event(offset: int) -> Any:
-    message = SimpleNamespace(topic="activity", partition=1, offset=offset, key=b"k", value=b"v", headers={"h": b"1"})
-    return SimpleNamespace(message=message)
+class Agent:
+    """A handling with everything around it in view."""
+
+    def __init__(self, run: Run = lambda _: None, away: int = 0, share: float = 0.01) -> None:
+        self.work, self.graveyard, self.time = Work(run), Graveyard(away), Time()
+        self.handle = Handling(
+            "fan_out",
+            self.work,
+            self.graveyard,
+            DeadLetterShare(share),
+            Random(5),
+            self.time.sleep,
+            lambda: self.time.now_s,
+        ).handle
+
+    @property
+    def buried(self) -> list[int]:
+        return [letter.offset for letter in self.graveyard.letters]
+
+
+def event(offset: int, value: bytes | None = b"v") -> Any:
+    return SimpleNamespace(
+        message=SimpleNamespace(
+            topic="activity", partition=1, offset=offset, timestamp=1.5, key=b"k", value=value, headers=[("h", b"1")]
+        )
+    )
+
+
+def events(count: int) -> list[Any]:
+    return [event(offset) for offset in range(count)]
+
+
+def failing(*bad: int) -> Run:
+    def run(offsets: list[int]) -> None:
+        if set(bad) & set(offsets):
+            raise ZeroDivisionError("unforeseen")
+
+    return run
 
 
 @pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handling, "RETRY_S", 0)
-
-    def end(reason: str) -> None:
-        raise Ended(reason)
+def no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(reason: str, code: int = 75) -> None:
+        raise Ended(code, reason)
 
     monkeypatch.setattr(handling, "end_process", end)
 
 
-def test_one_message_that_always_fails_is_buried_and_the_others_are_applied() -> None:
-    holder, applied = parts(), list[int]()
+def test_one_message_that_always_fails_is_buried_and_the_others_are_applied_in_order() -> None:
+    agent = Agent(failing(3))
 
-    def work(events: Sequence[Any]) -> None:
-        if any(one.message.offset == 3 for one in events):
-            raise ZeroDivisionError("unforeseen")
-        applied.extend(one.message.offset for one in events)
+    agent.handle(events(6))
 
-    run_all(holder, Mistakes(), work, [event(offset) for offset in range(6)])
+    assert agent.work.applied == [0, 1, 2, 4, 5]
+    [letter] = agent.graveyard.letters
+    assert (letter.offset, letter.key, letter.headers, letter.timestamp_ms) == (3, b"k", [("h", b"1")], 1_500)
+    assert (letter.agent, letter.stage) == ("fan_out", Stage.HANDLE)
+    assert letter.executing_class == "tests.streams.test_handling.Work"
+    assert isinstance(letter.reason, ZeroDivisionError)
 
-    assert applied == [0, 1, 2, 4, 5]
-    [letter] = holder.dead_letters.letters
-    headers = dict(headers_of(letter))
-    assert (letter.offset, headers["h"], headers["__connect.errors.offset"]) == (3, b"1", b"3")
-    assert headers["__connect.errors.exception.class.name"] == b"ZeroDivisionError"
+
+def test_one_bad_message_in_a_full_batch_costs_a_few_calls_and_not_one_a_message() -> None:
+    calls = list[int]()
+
+    def run(offsets: list[int]) -> None:
+        calls.append(len(offsets))
+        failing(77)(offsets)
+
+    agent = Agent(run)
+    agent.handle(events(200))
+
+    assert agent.buried == [77]
+    assert agent.work.applied == [offset for offset in range(200) if offset != 77]
+    assert len(calls) <= 2 * FAILED_TRIES_MAX + 2 * 8  # 200 is halved eight times
 
 
 def test_a_batch_that_fails_only_as_a_whole_buries_nothing() -> None:
-    holder, applied = parts(), list[int]()
-
-    def work(events: Sequence[Any]) -> None:
-        if len(events) > 1:
+    def run(offsets: list[int]) -> None:
+        if len(offsets) > 1:
             raise ZeroDivisionError("unforeseen")
-        applied.append(events[0].message.offset)
 
-    run_all(holder, Mistakes(), work, [event(offset) for offset in range(3)])
+    agent = Agent(run)
+    agent.handle(events(3))
 
-    assert (applied, holder.dead_letters.letters) == ([0, 1, 2], [])
+    assert (agent.work.applied, agent.buried) == ([0, 1, 2], [])
 
 
-def test_when_everything_fails_the_process_ends_instead_of_burying_it_all() -> None:
-    holder = parts()
+def test_a_batch_that_fails_for_a_moment_is_tried_again_as_a_batch() -> None:
+    failures = iter([ZeroDivisionError("once"), ZeroDivisionError("twice")])
 
-    def work(_: Sequence[Any]) -> None:
+    def run(offsets: list[int]) -> None:
+        assert len(offsets) == 3
+        for failure in failures:
+            raise failure
+
+    agent = Agent(run)
+    agent.handle(events(3))
+
+    assert (agent.work.applied, agent.buried) == ([0, 1, 2], [])
+    assert len(agent.time.slept_s) == 2
+    assert 0 < max(agent.time.slept_s) <= FAILED.max_s
+
+
+def test_a_message_is_tried_a_bounded_number_of_times_before_it_is_buried() -> None:
+    tries = list[int]()
+
+    def run(offsets: list[int]) -> None:
+        tries.append(1)
         raise ZeroDivisionError("unforeseen")
 
-    with pytest.raises(Ended, match="6 messages failed"):
-        run_all(holder, Mistakes(), work, [event(offset) for offset in range(100)])
+    agent = Agent(run)
+    agent.handle(events(1))
 
-    assert len(holder.dead_letters.letters) == MISTAKES_AT_ONCE_MAX
+    assert (len(tries), len(agent.time.slept_s), agent.buried) == (FAILED_TRIES_MAX, FAILED_TRIES_MAX - 1, [0])
 
 
-def test_one_failure_in_a_hundred_is_allowed_for_ever() -> None:
-    mistakes = Mistakes(handled=100_000)
+def test_a_whole_batch_of_messages_that_fail_is_buried_within_its_time() -> None:
+    agent = Agent(failing(*range(BATCH_MESSAGES_MAX)))
 
-    assert all(mistakes.allow() for _ in range(1_000))
-    assert not all(mistakes.allow() for _ in range(10))
+    agent.handle(events(BATCH_MESSAGES_MAX))
+
+    assert agent.buried == list(range(BATCH_MESSAGES_MAX))
+    assert sum(agent.time.slept_s) <= FAILED_WITHIN_S + FAILED.max_s
+    assert FAILED_WITHIN_S + FAILED.max_s < BATCH_WAIT_S / 2  # the rest of it is the tries' own time
+
+
+def test_the_time_of_the_retries_begins_with_the_first_failure_not_with_a_wait_for_a_server() -> None:
+    first = [True]
+
+    def run(offsets: list[int]) -> None:
+        if first:
+            first.clear()
+            agent.time.now_s += 600  # a server was away for so long
+            raise ZeroDivisionError("unforeseen")
+
+    agent = Agent(run)
+    agent.handle(events(3))
+
+    assert agent.work.applied == [0, 1, 2]
+    assert len(agent.time.slept_s) == 1
+
+
+def test_above_the_share_the_process_ends_and_says_why_and_buries_nothing_of_the_batch() -> None:
+    agent = Agent(failing(*range(200)))
+    agent.handle(events(200))
+
+    with pytest.raises(Ended) as ended:
+        agent.handle([event(7)])
+
+    code, reason = ended.value.args
+    assert code == EXIT_NOT_AGAIN
+    assert "agent fan_out stops: 201 of its last 201 messages (100.00%)" in reason
+    assert "at most 200 in 20,000 (1.00%)" in reason
+    assert "at activity partition 1 offset 7: ZeroDivisionError: unforeseen" in reason
+    assert "`fanfold dlq list --topic activity`" in reason
+    assert "FANFOLD_DEAD_LETTER_SHARE_MAX" in reason
+    assert len(agent.buried) == 200
+
+
+def test_what_cannot_be_read_counts_too() -> None:
+    agent = Agent(share=0.0)
+
+    with pytest.raises(Ended, match="1 of its last 2 messages"):
+        agent.handle([event(0), event(1, b"bad")])
+
+    assert agent.buried == []
+
+
+def test_what_cannot_be_read_is_buried_once_whatever_happens_to_the_rest() -> None:
+    agent = Agent(failing(2), away=2)
+
+    agent.handle([event(0), event(1, b"bad"), event(2), event(3)])
+
+    assert agent.work.applied == [0, 3]
+    assert [(letter.offset, letter.stage) for letter in agent.graveyard.letters] == [
+        (1, Stage.DECODE),
+        (2, Stage.HANDLE),
+    ]
+
+
+def test_burying_waits_for_the_broker_without_end_and_longer_each_time() -> None:
+    agent = Agent(away=1_000)
+
+    agent.handle([event(1, b"bad")])
+
+    assert agent.buried == [1]
+    assert len(agent.time.slept_s) == 1_000
+    assert max(agent.time.slept_s) <= AWAY.max_s < BATCH_WAIT_S
+    assert agent.time.slept_s[0] <= AWAY.first_s
+    assert len(set(agent.time.slept_s[10:])) > 900  # jitter
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "the message has no value; each of ours has one"),
+        (b"x" * (MESSAGE_BYTES_MAX + 1), "the message has 1,048,577 bytes; ours have at most 1,048,576"),
+    ],
+    ids=["none", "too large"],
+)
+def test_no_value_and_too_large_a_value_cannot_be_read(value: bytes | None, reason: str) -> None:
+    agent = Agent()
+
+    agent.handle([event(0, b"x" * MESSAGE_BYTES_MAX), event(1, value)])
+
+    assert agent.work.applied == [0]
+    assert [(letter.offset, str(letter.reason)) for letter in agent.graveyard.letters] == [(1, reason)]
 
 
 def test_a_server_that_is_away_is_waited_for() -> None:
-    tries, dropped = iter([RedisUnavailable("away"), RedisUnavailable("away"), None]), list[None]()
+    tries, dropped, time = iter([RedisUnavailable("away")] * 50), list[None](), Time()
 
     def work() -> None:
-        failure = next(tries)
-        if failure is not None:
+        for failure in tries:
             raise failure
 
-    until_done("deliver", 1, work, lambda: dropped.append(None))
+    until_done("deliver", 1, work, lambda: dropped.append(None), rng=Random(5), sleep=time.sleep)
 
-    assert len(dropped) == 2
+    assert len(dropped) == len(time.slept_s) == 50
+    assert max(time.slept_s) <= AWAY.max_s
+
+
+def test_an_unforeseen_failure_drops_what_is_held_and_is_raised() -> None:
+    dropped = list[None]()
+
+    with pytest.raises(ZeroDivisionError):
+        until_done("deliver", 1, lambda: failing(0)([0]), lambda: dropped.append(None))
+
+    assert len(dropped) == 1
 
 
 def test_a_superseded_worker_ends() -> None:
@@ -117,15 +304,3 @@ def test_a_superseded_worker_ends() -> None:
 
     with pytest.raises(Ended, match="another worker has this partition"):
         until_done("deliver", 1, work, lambda: None)
-
-
-def test_what_cannot_be_read_is_buried_before_the_rest_is_handed_on() -> None:
-    holder = parts(away=2)
-
-    def read(message: Any) -> int:
-        if message.offset == 1:
-            raise Undecodable("no version")
-        return int(message.offset)
-
-    assert readable(holder, [event(offset) for offset in range(3)], read) == [0, 2]
-    assert [letter.offset for letter in holder.dead_letters.letters] == [1]
