@@ -14,7 +14,7 @@ from infra.errors import ConfigurationError, StackError
 PREFIX = "FANFOLD_"
 STACK_ENV = "stack.env"
 
-LogFormat = Literal["console", "json"]
+LogFormat = Literal["auto", "console", "json"]  # auto: console on a terminal, JSON in a file or pipe
 LogLevel = Literal["debug", "info", "warn", "error"]
 TestServices = Literal["embedded", "docker"]
 
@@ -32,7 +32,7 @@ class Settings:
     api_port: int = 8400
     metrics_port: int = 0
     log_level: LogLevel = "info"
-    log_format: LogFormat = "console"
+    log_format: LogFormat = "auto"
     ready_file: Path | None = None
     test_services: TestServices = "embedded"
 

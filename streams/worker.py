@@ -1,6 +1,5 @@
 """A worker process: makes the parts, runs the Faust app until SIGTERM, with everything chosen on one screen."""
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import faust
@@ -29,5 +28,12 @@ def run_worker(settings: Settings) -> None:
             announce_ready(settings)
 
     app.on_partitions_assigned.connect(on_assigned)
-    logging.getLogger("faust").setLevel(logging.WARNING)
-    faust.Worker(app, loglevel="warn", redirect_stdouts=False, quiet=True).execute_from_commandline()
+    FaustWorker(app, redirect_stdouts=False, quiet=True).execute_from_commandline()
+
+
+class FaustWorker(faust.Worker):  # type: ignore[misc]
+    """Faust's process frame without its logging and its progress spinner, which would set the root logger to debug."""
+
+    def _setup_logging(self) -> None:
+        """infra/logs.py has done it."""
+        self.spinner = None
