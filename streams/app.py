@@ -23,6 +23,7 @@ from streams.deliver import Deliverer, receive
 from streams.fan_out import FanOut
 from streams.handling import readable, run_all, until_done
 from streams.in_order import InOrderConsumer
+from streams.progress import PROGRESS, Run
 
 SESSION_S = 10
 HEARTBEAT_S = 2
@@ -68,6 +69,7 @@ def create_app(parts: Parts) -> faust.App:
         """Faust has waited for the batches at work: what was held for them belongs to an old generation now."""
         fan_out.release()
         deliver.release()
+        PROGRESS.forget()
 
     app.on_partitions_revoked.connect(on_revoked)
     return app
@@ -80,9 +82,12 @@ def _add_agent(app: faust.App, topic: Topic, name: str, work: "FanOutWork | Deli
 
     async def process(events: Sequence[faust.EventT]) -> None:
         metrics.BATCH_EVENTS.labels(name).observe(len(events))
+        first, last = events[0].message, events[-1].message
+        PROGRESS.begin((name, first.partition), Run(first.offset, last.offset, int(first.timestamp * 1000)))
         loop = asyncio.get_running_loop()
         for _, group in groupby(events, key=lambda event: event.message.generation_id):
             await loop.run_in_executor(work.parts.threads, run_all, work.parts, mistakes, work.run, list(group))
+        PROGRESS.finish((name, first.partition))
 
     async def agent(stream: faust.StreamT) -> None:
         await work_in_batches(stream, process)

@@ -26,6 +26,7 @@ from infra.shard_map import ShardMap
 from infra.slots import slot_of
 from infra.timelines import Kind, Timelines
 from streams.node_calls import Placed, arguments_by_node, in_order_of_effect
+from streams.progress import PROGRESS
 
 RUN_TARGETS_MAX = 32_768  # entries of one run: about 60 ms of a node's time
 RETRY_FIRST_S = 0.05
@@ -176,7 +177,7 @@ class Deliverer:
             users = [redis_keys.id_of(key) for key in short_keys if key.startswith(kind.prefix)]
             for start in range(0, len(users), BATCH_USERS_MAX):
                 part = users[start : start + BATCH_USERS_MAX]
-                _until_done(partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
+                _until_done(self._partition, partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
 
 
 Route = Callable[[ShardMap], dict[str, list[Argument]]]
@@ -199,17 +200,19 @@ class _Patience:
         if time.monotonic() - self._said_s > SAY_EVERY_S:
             log.warning("deliver waits", partition=self._partition, nodes=sorted(self._reasons), reasons=self._reasons)
             self._said_s = time.monotonic()
+        PROGRESS.beat(("deliver", self._partition), "nodes " + ", ".join(sorted(self._reasons)))
         time.sleep(self._delay_s)
         self._delay_s = min(self._delay_s * 2, RETRY_MAX_S)
 
 
-def _until_done(step: Callable[[], object]) -> None:
+def _until_done(partition: int, step: Callable[[], object]) -> None:
     delay_s = RETRY_FIRST_S
     while True:
         try:
             step()
         except (DependencyError, Fenced, TokenLost) as error:
             log.warning("rebuild waits", error=str(error))
+            PROGRESS.beat(("deliver", partition), f"a rebuild: {type(error).__name__}")
             time.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_MAX_S)
         else:

@@ -14,6 +14,7 @@ from infra import metrics
 from infra.errors import DependencyError, Superseded, Undecodable
 from streams.batches import end_process
 from streams.dead_letters import DeadLetter, Mistakes
+from streams.progress import AGENT_OF, PROGRESS
 
 RETRY_S = 0.5
 
@@ -67,6 +68,7 @@ def until_done(agent: str, partition: int, work: Callable[[], None], failed: Cal
             end_process(f"another worker has this partition: {error}")
         except DependencyError as error:
             log.warning("agent waits", agent=agent, partition=partition, error=str(error))
+            PROGRESS.beat((agent, partition), type(error).__name__)
             failed()
             time.sleep(RETRY_S)
         except Exception:
@@ -97,6 +99,7 @@ def bury(parts: HasBurial, letters: Sequence[DeadLetter]) -> None:
             parts.dead_letters.send(letters)
         except DependencyError as error:
             log.warning("dead letters wait", error=str(error))
+            PROGRESS.beat((AGENT_OF[letters[0].topic], letters[0].partition), "the dead letters' topic")
             time.sleep(RETRY_S)
         else:
             log.error("dead letters sent", topic=letters[0].topic, messages=len(letters), reason=str(letters[0].reason))
