@@ -137,14 +137,14 @@ def end_offsets(admin: AdminClient, topic: Topic) -> list[int]:
     return [ends[topic.name, partition] for partition in range(topic.partitions)]
 
 
-class LogEnds:
-    """The ends of both logs, asked again and again. Not safe for several threads."""
+class Overview:
+    """The ends of both logs, and whose partitions are nobody's; asked again and again. Not safe for several threads."""
 
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
         self._admin: AdminClient | None = None
 
-    def read(self) -> dict[tuple[str, int], int] | None:
+    def ends(self) -> dict[tuple[str, int], int] | None:
         """The offset after the last one of each (topic, partition), markers included; None when Kafka is away.
 
         A client that was refused for the leader's epoch, as after a broker froze, never asks for the new one: it goes.
@@ -155,6 +155,17 @@ class LogEnds:
         except KafkaException:
             self._admin = None
             return None
+
+    def unowned(self) -> int | None:
+        """How many partitions of both logs no worker has; None when Kafka is away."""
+        self._admin = self._admin or AdminClient({"bootstrap.servers": self._bootstrap})
+        try:
+            described = self._admin.describe_consumer_groups([GROUP], request_timeout=ENDS_TIMEOUT_S)[GROUP].result()
+        except KafkaException:
+            self._admin = None
+            return None
+        owned = sum(len(member.assignment.topic_partitions) for member in described.members)
+        return sum(topic.partitions for topic in TOPICS) - owned
 
 
 def _ends(admin: AdminClient, topics: Iterable[Topic], timeout_s: float) -> dict[tuple[str, int], int]:

@@ -13,22 +13,25 @@ from typing import Any
 from infra import metrics
 from infra.health import Health
 from infra.kafka import ENDS_TIMEOUT_S
-from streams.progress import Fetched, Place, Progress, lag_offsets, lag_s, oldest_open, stalled
+from streams.progress import STALLED_S, Fetched, Place, Progress, lag_offsets, lag_s, oldest_open, stalled
 
 PERIOD_S = 1.0
 ROUND_S = PERIOD_S + ENDS_TIMEOUT_S + 15.0  # one look, on a machine that has no time for it
 
 Read = Callable[[], Mapping[Place, Fetched]]
 Ends = Callable[[], Mapping[Place, int] | None]  # None while Kafka does not answer
+Unowned = Callable[[], int | None]  # partitions that no worker has
 
 
 class Watch:
     """The lags of the partitions that this worker has now, and since when each of them is quiet."""
 
-    def __init__(self, progress: Progress, read: Read, ends: Ends) -> None:
+    def __init__(self, progress: Progress, read: Read, ends: Ends, unowned: Unowned) -> None:
         self._progress = progress
         self._read = read
         self._ends = ends
+        self._unowned = unowned
+        self._needless_at_s: float | None = None  # when it was last right to have no partition, or when there was one
         self._behind_since_s: dict[Place, float] = {}
         self._quiet_since_s: dict[Place, float] = {}
         self._shown: set[Place] = set()
@@ -65,10 +68,14 @@ class Watch:
                 known.add(place)
                 _show(place, lag, lag_s(lag, open_, now_s - since_s, now_ms))
         self._drop(fetched.keys(), known)
+        if fetched or not self._unowned() or self._needless_at_s is None:
+            self._needless_at_s = now_s
 
     def stalled(self, now_s: float) -> Sequence[str]:
-        """The partitions that silently stopped."""
-        return stalled(dict(self._quiet_since_s), now_s)
+        """The partitions that silently stopped; or the whole worker, which has none while some are nobody's."""
+        idle_s = now_s - (self._needless_at_s or now_s)
+        out = [f"this worker has no partition, and some belong to nobody for {idle_s:.0f} s"]
+        return [*stalled(dict(self._quiet_since_s), now_s), *(out if idle_s > STALLED_S else [])]
 
     def lacking(self, _: float) -> Sequence[str]:
         """What keeps this worker from its work. A Redis cluster that is away does not: its batches wait for it."""

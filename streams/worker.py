@@ -8,7 +8,7 @@ import faust
 
 from infra.composition import open_stores
 from infra.health import Health, State
-from infra.kafka import LogEnds
+from infra.kafka import Overview
 from infra.role import show_health
 from infra.settings import Settings
 from infra.topics import ACTIVITY, DELIVERIES
@@ -33,7 +33,8 @@ def run_worker(settings: Settings) -> None:
 
     async def on_assigned(*_: object, **__: object) -> None:
         if health.state is State.STARTING:
-            Watch(PROGRESS, app.consumer.read_positions, ends_of(LogEnds(bootstrap))).watch(health)
+            overview = Overview(bootstrap)
+            Watch(PROGRESS, app.consumer.read_positions, ends_of(overview), overview.unowned).watch(health)
             health.enter(State.SERVING)
 
     app.on_partitions_assigned.connect(on_assigned)
@@ -48,11 +49,11 @@ def beat_in(loop: asyncio.AbstractEventLoop, beat: Callable[[], None]) -> None:
     loop.call_later(BEAT_S, beat_in, loop, beat)
 
 
-def ends_of(log_ends: LogEnds) -> Callable[[], dict[Place, int] | None]:
+def ends_of(overview: Overview) -> Callable[[], dict[Place, int] | None]:
     """The ends of the logs by the agents that read them."""
 
     def read() -> dict[Place, int] | None:
-        ends = log_ends.read()
+        ends = overview.ends()
         return ends and {(AGENT_OF[topic], partition): end for (topic, partition), end in ends.items()}
 
     return read

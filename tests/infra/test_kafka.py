@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from infra import kafka
-from infra.kafka import LogEnds, end_offsets
+from infra.kafka import Overview, end_offsets
 from infra.topics import DELIVERIES, TOPICS
 
 TIMED_OUT = -1001  # what librdkafka answers for a partition whose leader did not answer in time
@@ -48,12 +48,12 @@ def test_a_time_out_is_never_taken_for_an_end(answer: int | KafkaException) -> N
 def test_a_client_that_failed_is_replaced(monkeypatch: pytest.MonkeyPatch, answer: int | KafkaException) -> None:
     clients = iter([Admin(answer), Admin(7)])
     monkeypatch.setattr(kafka, "AdminClient", lambda _: next(clients))
-    ends = LogEnds("nobody:1")
+    kafka_of = Overview("nobody:1")
 
-    assert ends.read() is None
-    found = ends.read()
+    assert kafka_of.ends() is None
+    found = kafka_of.ends()
 
     assert found is not None
     assert len(found) == sum(topic.partitions for topic in TOPICS)
     assert set(found.values()) == {7}
-    assert ends.read() == found, "a client that answers is kept"
+    assert kafka_of.ends() == found, "a client that answers is kept"

@@ -20,6 +20,7 @@ from consumers.read_timeline import TimelineReader
 from infra.composition import Stores, stores
 from infra.metrics import CATALOGUE
 from infra.stack.ports import load_ports
+from infra.stack.status import read_status, table
 from infra.stack.supervisor import Stack
 from producers.importer import import_follows
 from producers.publish import NewTweet, Publisher
@@ -100,6 +101,13 @@ def test_every_role_is_alive_and_ready_and_serves_its_metrics(stack: Stack, role
     ready = said(stack, role, "/readyz")
     assert (ready["status"], ready["reasons"]) == ("ready", [])
     assert "process_resident_memory_bytes" in ask(stack, role, "/metrics")[1]
+
+
+def test_the_status_of_the_stack_shows_the_health_of_every_role(stack: Stack) -> None:
+    status = read_status(stack.settings())
+    shown = {part.name: part.health.status for part in status.parts if part.health is not None}
+    assert shown == dict.fromkeys(ROLES, "ready")
+    assert any("worker" in line and " ready " in line for line in table(status))
 
 
 def test_what_was_delivered_is_counted_and_no_lag_is_left(stack: Stack, opened: Stores) -> None:

@@ -20,7 +20,8 @@ class Worker:
         self.ends: dict[Place, int] | None = {PLACE: 10}
         self.fetched: dict[Place, Fetched] = {PLACE: Fetched(10, deque())}
         self.progress = Progress(lambda: self.now_s)
-        self.watch = Watch(self.progress, self._read, lambda: self.ends)
+        self.unowned: int | None = 0
+        self.watch = Watch(self.progress, self._read, lambda: self.ends, lambda: self.unowned)
 
     def _read(self) -> Mapping[Place, Fetched]:
         return self.fetched
@@ -160,6 +161,39 @@ def test_a_partition_that_comes_back_has_its_whole_time_again(worker: Worker) ->
     worker.look(10 * STALLED_S)
     worker.fetched = mine
 
+    worker.look()
+
+    assert not worker.stalled()
+
+
+@pytest.mark.parametrize(
+    ("unowned", "stalled"),
+    [
+        (0, False),  # more workers than partitions: nothing is left for this one
+        (24, True),  # it fell out of the group and never came back
+        (None, False),  # Kafka is away
+    ],
+)
+def test_a_worker_without_partitions_is_well_while_every_partition_is_somebodys(
+    worker: Worker, unowned: int | None, stalled: bool
+) -> None:
+    worker.fetched, worker.unowned = {}, unowned
+    for _ in range(4):
+        worker.look(STALLED_S / 4)
+    assert not worker.stalled()
+    assert worker.watch.lacking(worker.now_s) == []
+
+    worker.look()
+
+    assert worker.stalled() is stalled
+
+
+def test_a_worker_that_comes_back_to_the_group_is_well(worker: Worker) -> None:
+    mine, worker.fetched, worker.unowned = worker.fetched, {}, 24
+    worker.look(2 * STALLED_S)
+    assert worker.stalled()
+
+    worker.fetched = mine
     worker.look()
 
     assert not worker.stalled()
