@@ -9,7 +9,8 @@ import pytest
 from infra.errors import KafkaUnavailable, RedisUnavailable, Superseded, Undecodable
 from streams import handling
 from streams.dead_letters import MISTAKES_AT_ONCE_MAX, DeadLetter, Mistakes, headers_of
-from streams.handling import readable, run_all, until_done
+from streams.handling import bury, letter_of, readable, run_all, until_done
+from streams.progress import PROGRESS
 
 
 class Ended(BaseException):
@@ -129,3 +130,26 @@ def test_what_cannot_be_read_is_buried_before_the_rest_is_handed_on() -> None:
 
     assert readable(holder, [event(offset) for offset in range(3)], read) == [0, 2]
     assert [letter.offset for letter in holder.dead_letters.letters] == [1]
+
+
+def test_a_batch_that_waits_for_a_server_says_at_each_try_that_it_is_alive() -> None:
+    heard: list[str] = []
+    PROGRESS.forget()
+
+    def work() -> None:
+        heard.append(PROGRESS.of(("fan_out", 1)).waits_for)
+        if len(heard) < 3:
+            raise RedisUnavailable("away")
+
+    until_done("fan_out", 1, work, lambda: None)
+
+    assert heard == ["", "RedisUnavailable", "RedisUnavailable"]
+    assert PROGRESS.of(("fan_out", 1)).moved_s > 0
+
+
+def test_a_batch_that_waits_to_bury_says_that_it_is_alive() -> None:
+    PROGRESS.forget()
+
+    bury(parts(away=1), [letter_of(event(3).message, Undecodable("no"))])
+
+    assert PROGRESS.waiting() == ["fan_out 1: the dead letters' topic"]
