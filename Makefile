@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 JARS := $(VENV)/.jars-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status test check format bench lock clean
+.PHONY: help setup demo up down status test check format docs bench lock clean
 
 help: ## Show these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ check: setup ## Lint, format, types and folder boundaries
 format: setup ## Format the code
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
+
+docs: setup ## Make docs/metrics.md anew from infra/metrics.py
+	$(RUN)/python -m infra.metrics_table
 
 bench: setup ## Measure deliveries on the embedded stack
 	$(RUN)/fanfold demo --no-mix --json

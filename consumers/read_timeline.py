@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from consumers import page_queries
 from consumers.read_tweet import read_live
+from infra import metrics
 from infra.composition import Stores
 from infra.errors import InvalidInput, NotFound, TokenLost
 from infra.rebuild import BATCH_USERS_MAX, Outcome, activate, rebuild
@@ -100,7 +101,9 @@ class TimelineReader:
             (page.floor or 0) <= min_id and len(page.entries) < length for page in sources
         ):
             ids = sorted({one for page in sources for one in page.entries if one > min_id})
+            metrics.PAGES.labels(kind, "memory").inc()
         else:
+            metrics.PAGES.labels(kind, _database_because(state)).inc()
             ids = page_queries.above(self._stores.engine, kind, user_id, min_id, cursor.max_id, cursor.limit * 2)
         tweets: list[Body] = []
         for start in range(0, len(ids), cursor.limit):
@@ -117,7 +120,9 @@ class TimelineReader:
             floor = max(page.floor or 0 for page in sources)
             merged = sorted({one for page in sources for one in page.entries if one > floor}, reverse=True)[:wanted]
             if len(merged) == wanted or floor == 0:
+                metrics.PAGES.labels(kind, "memory").inc()
                 return merged, state
+        metrics.PAGES.labels(kind, _database_because(state)).inc()
         return page_queries.below(self._stores.engine, kind, user_id, below, wanted), state
 
     def _sources(self, kind: Kind, user_id: int, below: int | None, wanted: int) -> tuple[list[TimelinePage], State]:
@@ -139,6 +144,7 @@ class TimelineReader:
         if page.floor is not None:
             return page
         self._need_user(user_id)
+        metrics.MISSES.labels(kind).inc()
         rebuilt = self._rebuild(kind, user_id)
         deadline = time.monotonic() + BUSY_WAIT_S
         page = self._timelines.page(kind, user_id, below, wanted)
@@ -175,3 +181,8 @@ class TimelineReader:
     def _need_user(self, user_id: int) -> None:
         if not page_queries.user_exists(self._stores.engine, user_id):
             raise NotFound(f"user {user_id} does not exist")
+
+
+def _database_because(state: State) -> str:
+    """Why the database was asked for a page, as the metric has it."""
+    return "below_floor" if state is State.COMPLETE else "rebuilding"

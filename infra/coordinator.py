@@ -10,6 +10,7 @@ import threading
 import structlog
 
 from infra.errors import FanfoldError, ZooKeeperUnavailable
+from infra.health import Health, State
 from infra.live_settings import ensure_live_settings
 from infra.redis_node import RedisNode
 from infra.shard_map import CLUSTERS, ShardMap, decode_shard_map, encode_shard_map, make_shard_map
@@ -18,6 +19,7 @@ from infra.zookeeper import NODES_PATH, PLACEMENT_PATH, ZooKeeper
 PERIOD_S = 0.5
 FIRST_EPOCH = 1
 INSTALL_TIMEOUT_S = 1.0
+ROUND_S = 30.0  # one step: a second for each node that is away, and a session's length for a silent ZooKeeper
 
 log = structlog.get_logger()
 
@@ -60,18 +62,20 @@ class Coordinator:
         missing = [name for name in shard_map.nodes if not self._install(name, shard_map)]
         return not missing
 
-    def run(self, stop: threading.Event, ready: threading.Event) -> None:
+    def run(self, stop: threading.Event, health: Health) -> None:
         """Steps until `stop` is set. While ZooKeeper is away nothing is decided.
 
         Raises `ZooKeeperUnavailable` when the session was lost: somebody else may lead by now.
         """
+        beat = health.loop("the coordinator", ROUND_S, excused=self._zookeeper.suspended.is_set)
         while not stop.is_set():
+            beat()
             if self._zookeeper.lost.is_set():
                 raise ZooKeeperUnavailable("the coordinator's session with ZooKeeper was lost: start it again")
             if not self._zookeeper.suspended.is_set():
                 try:
                     if self.step():
-                        ready.set()
+                        health.enter(State.SERVING)
                 except FanfoldError as error:
                     log.warning("coordinator waits", error=str(error))
             stop.wait(PERIOD_S)

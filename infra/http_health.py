@@ -20,12 +20,14 @@ class Alive(BaseModel):
     """The process answers."""
 
     status: str = "alive"
+    reasons: list[str] = []
 
 
 class Ready(BaseModel):
     """What the server can serve with: the Redis clusters that answer, and the shard map's epoch."""
 
     status: str = "ready"
+    reasons: list[str] = []
     clusters: list[str]
     epoch: int
 

@@ -11,13 +11,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.errors import KafkaUnavailable, Superseded
-from infra.topics import ACTIVITY, DELIVERIES, MESSAGE_BYTES_MAX, Topic
+from infra.topics import ACTIVITY, DELIVERIES, MESSAGE_BYTES_MAX, TOPICS, Topic
 
 GROUP = "fanfold"  # the consumer group of all workers; Faust's app id
 TRANSACTION_TIMEOUT_MS = 10_000
 CALL_TIMEOUT_S = 20.0
 POLL_S = 0.05
 PROBE_TIMEOUT_S = 10.0
+ENDS_TIMEOUT_S = 5.0
 # librdkafka's own codes have names with an underscore; they are part of its interface all the same.
 FENCED_CODES = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)  # noqa: SLF001
 PARTITION_END = KafkaError._PARTITION_EOF  # noqa: SLF001
@@ -132,10 +133,53 @@ def agent_lags(bootstrap: str) -> dict[str, int]:
 
 def end_offsets(admin: AdminClient, topic: Topic) -> list[int]:
     """The offset after the last message of each partition."""
-    wanted = {TopicPartition(topic.name, partition): OffsetSpec.latest() for partition in range(topic.partitions)}
-    futures = admin.list_offsets(wanted, request_timeout=CALL_TIMEOUT_S)
-    ends = {place.partition: future.result().offset for place, future in futures.items()}
-    return [ends[partition] for partition in range(topic.partitions)]
+    ends = _ends(admin, [topic], CALL_TIMEOUT_S)
+    return [ends[topic.name, partition] for partition in range(topic.partitions)]
+
+
+class Overview:
+    """The ends of both logs, and whose partitions are nobody's; asked again and again. Not safe for several threads."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._admin: AdminClient | None = None
+
+    def ends(self) -> dict[tuple[str, int], int] | None:
+        """The offset after the last one of each (topic, partition), markers included; None when Kafka is away.
+
+        A client that was refused for the leader's epoch, as after a broker froze, never asks for the new one: it goes.
+        """
+        self._admin = self._admin or AdminClient({"bootstrap.servers": self._bootstrap})
+        try:
+            return _ends(self._admin, TOPICS, ENDS_TIMEOUT_S)
+        except KafkaException:
+            self._admin = None
+            return None
+
+    def unowned(self) -> int | None:
+        """How many partitions of both logs no worker has; None when Kafka is away."""
+        self._admin = self._admin or AdminClient({"bootstrap.servers": self._bootstrap})
+        try:
+            described = self._admin.describe_consumer_groups([GROUP], request_timeout=ENDS_TIMEOUT_S)[GROUP].result()
+        except KafkaException:
+            self._admin = None
+            return None
+        owned = sum(len(member.assignment.topic_partitions) for member in described.members)
+        return sum(topic.partitions for topic in TOPICS) - owned
+
+
+def _ends(admin: AdminClient, topics: Iterable[Topic], timeout_s: float) -> dict[tuple[str, int], int]:
+    """Raises `KafkaException`, also where librdkafka reports a time-out as an offset below zero."""
+    wanted = {
+        TopicPartition(topic.name, partition): OffsetSpec.latest()
+        for topic in topics
+        for partition in range(topic.partitions)
+    }
+    futures = admin.list_offsets(wanted, request_timeout=timeout_s)
+    ends = {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
+    if any(end < 0 for end in ends.values()):
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+    return ends
 
 
 def committed_offsets(bootstrap: str, topic: Topic) -> list[int]:

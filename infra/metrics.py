@@ -1,37 +1,165 @@
-"""Every metric in one place, with its meaning. A role serves them under /metrics when it has a port."""
+"""Every metric of every role in one typed catalogue, with its unit, its labels, their values and its meaning.
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+docs/metrics.md is made from it (`make docs`). A role serves its metrics under /metrics: see health_server.py.
+"""
 
-from infra.settings import Settings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+from infra.shard_map import CLUSTERS
+from infra.topics import TOPICS
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp beside each counter, which nobody reads
 
 # From 1 ms to 10 minutes, each bucket a quarter above the one before: a percentile is exact to within a quarter.
 LATENCY_BUCKETS_S = tuple(round(0.001 * 1.25**step, 6) for step in range(61))
+COUNT_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)
 
-DELIVERY_LATENCY = Histogram(
+# The labels that there are. Each stands for a set that no user can enlarge; an id is never a label.
+LABELS: Mapping[str, str] = {
+    "agent": "an agent of the workers",
+    "cluster": "a Redis cluster",
+    "kind": "what it is about",
+    "partition": "a partition of the agent's log",
+    "result": "how it went",
+    "source": "where it came from",
+    "topic": "a topic of Kafka",
+}
+SERIES_MAX = 100  # of one metric in one process
+
+AGENTS = ("fan_out", "deliver")
+PARTITIONS = tuple(str(partition) for partition in range(max(topic.partitions for topic in TOPICS)))
+
+
+class Kind(StrEnum):
+    """How a metric behaves."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the catalogue: `labels` are the names and all values that each can have."""
+
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+CATALOGUE: list[Metric] = []
+
+
+def _counter(name: str, unit: str, meaning: str, **labels: tuple[str, ...]) -> Counter:
+    CATALOGUE.append(Metric(name, Kind.COUNTER, unit, meaning, labels))
+    return Counter(name, meaning, list(labels))
+
+
+def _gauge(name: str, unit: str, meaning: str, **labels: tuple[str, ...]) -> Gauge:
+    CATALOGUE.append(Metric(name, Kind.GAUGE, unit, meaning, labels))
+    return Gauge(name, meaning, list(labels))
+
+
+def _histogram(name: str, unit: str, meaning: str, buckets: Sequence[float], **labels: tuple[str, ...]) -> Histogram:
+    CATALOGUE.append(Metric(name, Kind.HISTOGRAM, unit, meaning, labels))
+    return Histogram(name, meaning, list(labels), buckets=buckets)
+
+
+# The relay.
+OUTBOX_AGE = _gauge(
+    "fanfold_outbox_age_seconds", "seconds", "Age of the oldest event not sent yet; 0 when all are sent"
+)
+OUTBOX_UNSENT = _gauge("fanfold_outbox_unsent_events", "events", "Events not sent yet; counted up to 20,000")
+RELAY_BATCH_EVENTS = _histogram(
+    "fanfold_relay_batch_events", "events", "Events that the relay sent in one transaction", COUNT_BUCKETS
+)
+RELAYED = _counter("fanfold_relayed_total", "events", "Events that the relay sent and marked")
+
+# Both agents.
+BATCH_EVENTS = _histogram(
+    "fanfold_batch_events", "events", "Messages in one batch of an agent", COUNT_BUCKETS[:9], agent=AGENTS
+)
+LAG_OFFSETS = _gauge(
+    "fanfold_lag_offsets",
+    "offsets",
+    "Offsets from the oldest message not worked off to the end of the log, transaction markers among them; 0 when no "
+    "message is left",
+    agent=AGENTS,
+    partition=PARTITIONS,
+)
+LAG_SECONDS = _gauge(
+    "fanfold_lag_seconds",
+    "seconds",
+    "Age of the oldest message not worked off; of one that is not fetched yet, how long it is known to wait; 0 when no "
+    "message is left",
+    agent=AGENTS,
+    partition=PARTITIONS,
+)
+DEAD_LETTERS = _counter(
+    "fanfold_dead_letters_total",
+    "messages",
+    "Messages that went to the dead letters",
+    topic=tuple(topic.name for topic in TOPICS),
+)
+FENCED = _counter("fanfold_fenced_total", "writes", "Writes of an agent that a node or a broker refused", agent=AGENTS)
+
+# fan_out.
+INDEX_LOOKUPS = _counter(
+    "fanfold_follower_index_lookups_total",
+    "authors",
+    "Authors looked up in the follower index",
+    result=("hit", "miss"),
+)
+INDEX_BYTES = _gauge("fanfold_follower_index_bytes", "bytes", "What the follower index of this process takes")
+INDEX_AUTHORS = _gauge("fanfold_follower_index_authors", "authors", "Authors whose followers this process holds")
+INDEX_EVICTIONS = _counter(
+    "fanfold_follower_index_evictions_total", "authors", "Authors dropped from the index to stay in bounds"
+)
+INDEX_LOAD_SECONDS = _histogram(
+    "fanfold_follower_index_load_seconds",
+    "seconds",
+    "One query for misses, with packing what it found",
+    LATENCY_BUCKETS_S,
+)
+INDEX_ROWS = _counter("fanfold_follower_index_rows_total", "follows", "Follows that were loaded into the index")
+
+# deliver.
+DELIVERY_LATENCY = _histogram(
     "fanfold_delivery_latency_seconds",
+    "seconds",
     "From the publish call to the acknowledgement by all three clusters, one observation a delivered chunk",
-    buckets=LATENCY_BUCKETS_S,
+    LATENCY_BUCKETS_S,
 )
-DELIVERIES = Counter("fanfold_deliveries_total", "Entries that a cluster's Functions answered as taken", ["cluster"])
-OUT_OF_ORDER = Counter("fanfold_out_of_order_total", "Entries that were not the newest of their timeline")
-BATCH_EVENTS = Histogram(
-    "fanfold_batch_events", "Messages in one batch of an agent", ["agent"], buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+DELIVERIES = _counter(
+    "fanfold_deliveries_total", "entries", "Entries that a cluster's Functions answered as taken", cluster=CLUSTERS
 )
-DEAD_LETTERS = Counter("fanfold_dead_letters_total", "Messages that went to the dead letters", ["topic"])
-FENCED = Counter("fanfold_fenced_total", "Writes of an agent that a node or a broker refused", ["agent"])
-INDEX_LOOKUPS = Counter(
-    "fanfold_follower_index_lookups_total", "Authors looked up in the follower index: hit or miss", ["result"]
-)
-INDEX_BYTES = Gauge("fanfold_follower_index_bytes", "What the follower index of this process takes")
-INDEX_AUTHORS = Gauge("fanfold_follower_index_authors", "Authors whose followers this process holds")
-INDEX_EVICTIONS = Counter("fanfold_follower_index_evictions_total", "Authors dropped from the index to stay in bounds")
-INDEX_LOAD_SECONDS = Histogram(
-    "fanfold_follower_index_load_seconds", "One query for misses, with packing what it found", buckets=LATENCY_BUCKETS_S
-)
-INDEX_ROWS = Counter("fanfold_follower_index_rows_total", "Follows that were loaded into the index")
+OUT_OF_ORDER = _counter("fanfold_out_of_order_total", "entries", "Entries that were not the newest of their timeline")
 
-
-def serve_metrics(settings: Settings) -> None:
-    """Serves /metrics on loopback when the settings name a port."""
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port, addr="127.0.0.1")
+# Readers.
+MISSES = _counter(
+    "fanfold_misses_total",
+    "timelines or bodies",
+    "Timelines that no copy held when they were read, and bodies that the cache lacked",
+    kind=("home", "user", "body"),
+)
+PAGES = _counter(
+    "fanfold_pages_total",
+    "looks",
+    "Looks for the ids of a page, by where they came from: the copies, the database below the floor of the copies, or "
+    "the database because a timeline was being rebuilt",
+    kind=("home", "user"),
+    source=("memory", "below_floor", "rebuilding"),
+)
+REBUILDS = _counter(
+    "fanfold_rebuilds_total",
+    "timelines",
+    "Timelines that a rebuild was asked for: rebuilt, present already, busy in another process, or given up",
+    kind=("home", "user"),
+    result=("rebuilt", "present", "busy", "lost"),
+)

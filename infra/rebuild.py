@@ -4,6 +4,7 @@ Deliveries stick to a timeline from the moment it holds a token, and the snapsho
 misses sticks, what both hold is one entry. A removal that meets a token replaces it, and the rebuild starts again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -11,6 +12,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
+from infra import metrics
 from infra.database import IMPORT_LOCK, reading, transaction
 from infra.errors import RedisUnavailable, TokenLost
 from infra.shard_map import CLUSTERS
@@ -91,6 +93,19 @@ def rebuild(
     `renew` also rebuilds present ones, one copy after another. Raises `TokenLost` after `ATTEMPTS_MAX` tries.
     """
     assert len(users) <= BATCH_USERS_MAX, "split the batch"
+    try:
+        outcomes = _rebuild(engine, timelines, kind, users, renew=renew)
+    except TokenLost:
+        metrics.REBUILDS.labels(kind, "lost").inc(len(users))
+        raise
+    for outcome, count in Counter(outcomes.values()).items():
+        metrics.REBUILDS.labels(kind, outcome).inc(count)
+    return outcomes
+
+
+def _rebuild(
+    engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], *, renew: bool
+) -> dict[int, Outcome]:
     if kind is Kind.HOME:
         activate(engine, users, timelines.live.timeline_ttl_s, datetime.now(UTC))
     outcomes: dict[int, Outcome] = {}

@@ -7,6 +7,7 @@ then writes the incarnation, without which every Function refuses to write. Nobo
 import json
 import secrets
 import threading
+from collections.abc import Callable
 
 import structlog
 
@@ -16,6 +17,7 @@ from infra.zookeeper import NODES_PATH, ZooKeeper
 
 HEALTH_PERIOD_S = 0.5
 HEALTH_TIMEOUT_S = 1.0
+ROUND_S = 30.0  # one look: a few calls to the node, and a session's length for a silent ZooKeeper
 
 log = structlog.get_logger()
 
@@ -63,9 +65,20 @@ class Registration:
         self._run_id: str | None = None
         self.ready = threading.Event()
 
-    def keep(self, stop: threading.Event) -> None:
+    @property
+    def is_out(self) -> bool:
+        """Whether the node was not fit at the last look."""
+        return self._run_id is None
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self._node.name
+
+    def keep(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Runs until `stop` is set, then takes the node out."""
         while not stop.is_set():
+            beat()
             try:
                 self.look()
             except FanfoldError as error:

@@ -14,7 +14,7 @@ from infra.errors import ConfigurationError, StackError
 PREFIX = "FANFOLD_"
 STACK_ENV = "stack.env"
 
-LogFormat = Literal["console", "json"]
+LogFormat = Literal["auto", "console", "json"]  # auto: console on a terminal, JSON in a file or pipe
 LogLevel = Literal["debug", "info", "warn", "error"]
 TestServices = Literal["embedded", "docker"]
 
@@ -33,7 +33,7 @@ class Settings:
     metrics_port: int = 0
     dead_letter_share_max: float = 0.01  # of an agent's messages; above it the agent stops
     log_level: LogLevel = "info"
-    log_format: LogFormat = "console"
+    log_format: LogFormat = "auto"
     ready_file: Path | None = None
     test_services: TestServices = "embedded"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra import redis_keys
+from infra import metrics, redis_keys
 from infra.database import reading
 from infra.errors import RedisUnavailable
 from infra.redis_clusters import RedisClusters
@@ -55,6 +55,7 @@ class TweetBodies:
         unknown = [tweet_id for tweet_id in ids if tweet_id not in cached]
         found = {tweet_id: decode_body(data) for tweet_id, data in cached.items() if data != TOMBSTONE}
         if unknown:
+            metrics.MISSES.labels("body").inc(len(unknown))
             found |= self._fill(self._live(unknown))
         return found
 

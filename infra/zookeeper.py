@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import structlog
 from kazoo.client import KazooClient, KazooState
-from kazoo.exceptions import BadVersionError, KazooException, NodeExistsError, NoNodeError
+from kazoo.exceptions import BadVersionError, KazooException, LockTimeout, NodeExistsError, NoNodeError
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.retry import KazooRetry
 
@@ -17,6 +17,7 @@ from infra.errors import FanfoldError, ZooKeeperUnavailable
 
 SESSION_S = 6.0
 CONNECT_TIMEOUT_S = 10.0
+ELECTION_TURN_S = 1.0
 FIRST_VALUE_TIMEOUT_S = 20.0  # a coordinator that starts together with us needs a few seconds
 
 PLACEMENT_PATH = "/placement"
@@ -112,16 +113,23 @@ class ZooKeeper:
 
         self._client.DataWatch(self._folder + path, on_change)
 
-    def lead(self, name: str, stop: threading.Event) -> bool:
-        """Waits until this process is the leader. False when `stop` was set first."""
+    def lead(self, name: str, stop: threading.Event, waiting: Callable[[bool], None]) -> bool:
+        """Waits until this process is the leader. False when `stop` was set first.
+
+        Calls `waiting` about once a second meanwhile: true while another process leads, false when ZooKeeper is away.
+        """
         lock = self._client.Lock(self._folder + COORDINATOR_PATH, name)
         while not stop.is_set():
             try:
-                if lock.acquire(timeout=1.0):
+                if lock.acquire(timeout=ELECTION_TURN_S):
                     return True
+                waiting(False)
+            except LockTimeout:
+                waiting(True)
             except (KazooException, KazooTimeoutError) as error:
                 log.warning("leader election waits", error=str(error))
-                stop.wait(1.0)
+                waiting(False)
+                stop.wait(ELECTION_TURN_S)
         return False
 
     def _note_state(self, state: str) -> None:

@@ -10,8 +10,10 @@ import typer
 from infra.cli import JsonFlag, TweetId, UserId, parse_id, print_json, say, settings_of
 from infra.composition import stores
 from infra.database import make_engine
+from infra.health import Health
 from infra.http_answers import tweet_answer, user_answer
-from infra.role import announce_when, begin_role
+from infra.role import begin_role
+from producers.outbox_watch import watch_outbox
 from producers.publish import NewTweet, Publisher
 from producers.relay import Relay
 
@@ -25,11 +27,12 @@ def relay(context: typer.Context) -> None:
     """Run the relay: committed events from the outbox to Kafka; a second one waits."""
     settings = settings_of(context)
     url = settings.need("database_url")
-    stop, active = begin_role(settings), threading.Event()
-    announce_when(active, settings)
+    health = Health()
+    stop = begin_role(settings, health)
     engine = make_engine(url)
+    threading.Thread(target=watch_outbox, args=(engine, stop), daemon=True).start()
     try:
-        Relay(engine, url, settings.need("kafka_bootstrap")).run(stop, active)
+        Relay(engine, url, settings.need("kafka_bootstrap")).run(stop, health)
     finally:
         engine.dispose()
 

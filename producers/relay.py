@@ -6,23 +6,26 @@ old one out of Kafka. It sends unmarked rows in id order and marks them after th
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
 import sqlalchemy as sa
 import structlog
 
-from infra import outbox
+from infra import metrics, outbox
 from infra.database import NETWORK, reading, transaction
 from infra.errors import DatabaseUnavailable, DependencyError, Superseded
-from infra.kafka import Message, TransactionalProducer
+from infra.health import Health, State
+from infra.kafka import CALL_TIMEOUT_S, Message, TransactionalProducer
 
 BATCH_ROWS_MAX = 2_000  # 2,000 events of 200 bytes: 0.4 MB in one transaction
 SLOW_POLL_S = 1.0  # the fallback when a wake-up was lost
 PING_S = 1.0
 IDLE_SESSION_TIMEOUT_MS = 3_000  # a frozen relay loses the lock by then
 RETRY_S = 0.5
+# One round of a healthy relay: opening its producer, a transaction that times out and its abort, and the database.
+ROUND_S = 3 * CALL_TIMEOUT_S + 15.0
 BUSY_STEPS_MIN = 3  # full looks in a row before publishers are spared the wake-up
 RELAY_LOCK_CLASS = 0x0FA0  # first key of the two-key advisory lock; the second is the shard
 
@@ -111,26 +114,31 @@ class Relay:
         self._bootstrap = bootstrap
         self._ownership = Ownership(database_url)
         self._sleeping = False
+        self._beat: Callable[[], None] = lambda: None
 
-    def run(self, stop: threading.Event, active: threading.Event) -> None:
-        """Waits for ownership, relays while it lasts, and starts again; `active` is set while it is ours."""
+    def run(self, stop: threading.Event, health: Health) -> None:
+        """Waits for ownership, relays while it lasts, and starts again."""
+        self._beat = health.loop("the relay", ROUND_S)
         while not stop.is_set():
+            self._beat()
             try:
                 if self._ownership.try_take():
                     log.info("relay owns the outbox", shard=outbox.SHARD)
-                    self._relay_while_owned(stop, active)
+                    self._relay_while_owned(stop, health)
+                else:
+                    health.enter(State.STANDBY)
             except (DependencyError, Superseded) as error:
                 log.warning("relay waits", error=str(error))
+                health.enter(State.WAITING, f"the relay waits: {type(error).__name__}")
             finally:
-                active.clear()
                 self._ownership.give_back()
             stop.wait(RETRY_S)
 
-    def _relay_while_owned(self, stop: threading.Event, active: threading.Event) -> None:
+    def _relay_while_owned(self, stop: threading.Event, health: Health) -> None:
         producer = TransactionalProducer(self._bootstrap, f"fanfold-relay-{outbox.SHARD}")
         try:
             self._say_sleeping(sleeping=False)
-            active.set()
+            health.enter(State.SERVING)
             self._keep_sending(producer, stop)
         finally:
             producer.close()
@@ -138,6 +146,7 @@ class Relay:
     def _keep_sending(self, producer: TransactionalProducer, stop: threading.Event) -> None:
         pinged_s, busy_steps = time.monotonic(), 0
         while not stop.is_set() and not self._ownership.lost.is_set():
+            self._beat()
             busy_steps = busy_steps + 1 if self.step(producer) else 0
             if busy_steps == 0:
                 self._sleep()
@@ -159,6 +168,8 @@ class Relay:
         if rows:
             producer.send(map(as_message, rows))
             self._mark([row.id for row in rows])
+            metrics.RELAY_BATCH_EVENTS.observe(len(rows))
+            metrics.RELAYED.inc(len(rows))
         return len(rows)
 
     def _mark(self, ids: Sequence[int]) -> None:

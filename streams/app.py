@@ -28,6 +28,7 @@ from streams.deliver import Deliverer, Received, receive
 from streams.fan_out import FanOut
 from streams.handling import Handling, Work, until_done
 from streams.in_order import InOrderConsumer
+from streams.progress import PROGRESS, Run
 from streams.turns import Turns
 
 SESSION_S = 10
@@ -86,6 +87,7 @@ def create_app(parts: Parts) -> faust.App:
         """Faust has waited for the batches at work: what was held for them belongs to an old generation now."""
         fan_out.release()
         deliver.release()
+        PROGRESS.forget()
 
     app.on_partitions_revoked.connect(on_revoked)
     return app
@@ -107,10 +109,15 @@ def _add_agent(app: faust.App, parts: Parts, topic: Topic, handling: Handling[An
     channel = app.topic(topic.name, key_serializer="raw", value_serializer="raw")
 
     async def process(events: Sequence[faust.EventT]) -> None:
+        if not events:
+            return  # what waited was dropped before its turn came
         metrics.BATCH_EVENTS.labels(handling.agent).observe(len(events))
+        first, last = events[0].message, events[-1].message
+        PROGRESS.begin((handling.agent, first.partition), Run(first.offset, last.offset, int(first.timestamp * 1000)))
         loop = asyncio.get_running_loop()
         for _, group in groupby(events, key=lambda event: event.message.generation_id):
             await loop.run_in_executor(parts.threads, handling.handle, list(group))
+        PROGRESS.finish((handling.agent, first.partition))
 
     async def agent(stream: faust.StreamT) -> None:
         await work_in_batches(stream, batching.partitions, batching.turns, process)

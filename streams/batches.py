@@ -14,6 +14,7 @@ from weakref import WeakSet
 import faust
 import structlog
 
+from streams.progress import AGENT_OF, PROGRESS
 from streams.turns import Turns
 
 BATCH_MESSAGES_MAX = 200  # messages of one batch, and what waits for the next one
@@ -91,7 +92,9 @@ class _Batches:
     async def work(self) -> None:
         try:
             while await self._some_wait():
-                async with self._turns.take(self._waiting[0].message.timestamp):
+                first = self._waiting[0].message
+                PROGRESS.line_up((AGENT_OF[first.topic], first.partition))
+                async with self._turns.take(first.timestamp):
                     batch = self._take()  # as late as possible: what came while it waited is in it
                     await self._process(batch)
                 for event in batch:

@@ -26,6 +26,7 @@ from infra.shard_map import ShardMap
 from infra.slots import slot_of
 from infra.timelines import Kind, Timelines
 from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, segments_of
+from streams.progress import PROGRESS
 
 RUN_TARGETS_MAX = 262_144  # entries of one run: the more, the more of them share a look at their list; some 15 MB
 RUN_CHUNKS_MAX = 32_768  # their places in a call have two bytes
@@ -227,7 +228,7 @@ class Deliverer:
             users = [redis_keys.id_of(key) for key in short_keys if key.startswith(kind.prefix)]
             for start in range(0, len(users), BATCH_USERS_MAX):
                 part = users[start : start + BATCH_USERS_MAX]
-                _until_done(partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
+                _until_done(self._partition, partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
 
 
 Arguments = Mapping[str, Sequence[Argument]]
@@ -251,17 +252,19 @@ class _Patience:
         if time.monotonic() - self._said_s > SAY_EVERY_S:
             log.warning("deliver waits", partition=self._partition, nodes=sorted(self._reasons), reasons=self._reasons)
             self._said_s = time.monotonic()
+        PROGRESS.beat(("deliver", self._partition), "nodes " + ", ".join(sorted(self._reasons)))
         time.sleep(self._delay_s)
         self._delay_s = min(self._delay_s * 2, RETRY_MAX_S)
 
 
-def _until_done(step: Callable[[], object]) -> None:
+def _until_done(partition: int, step: Callable[[], object]) -> None:
     delay_s = RETRY_FIRST_S
     while True:
         try:
             step()
         except (DependencyError, Fenced, TokenLost) as error:
             log.warning("rebuild waits", error=str(error))
+            PROGRESS.beat(("deliver", partition), f"a rebuild: {type(error).__name__}")
             time.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_MAX_S)
         else:

@@ -22,6 +22,7 @@ from infra.topics import MESSAGE_BYTES_MAX, dead_letters_of
 from streams.batches import end_process
 from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetter, Stage, brief, class_name
+from streams.progress import AGENT_OF, PROGRESS
 
 # A server that is away: without end, since nothing may be skipped; on average a try a second.
 AWAY = Backoff(first_s=0.1, max_s=2.0)
@@ -153,6 +154,7 @@ def until_done(
 
     def wait(wait_s: float, error: Exception) -> None:
         log.warning("agent waits", agent=agent, partition=partition, error=brief(error))
+        PROGRESS.beat((agent, partition), type(error).__name__)
         failed()
         sleep(wait_s)
 
@@ -172,6 +174,7 @@ def bury(burial: Burial, letters: Sequence[DeadLetter], rng: Random, sleep: Call
 
     def wait(wait_s: float, error: Exception) -> None:
         log.warning("dead letters wait", topic=topic, messages=len(letters), error=brief(error))
+        PROGRESS.beat((AGENT_OF[last.topic], last.partition), "the dead letters' topic")
         sleep(wait_s)
 
     retried(partial(burial.send, letters), AWAY.waits_s(rng), wait, DependencyError)

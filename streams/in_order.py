@@ -1,4 +1,4 @@
-"""Faust's Kafka consumer with commits for one actor per partition, which acknowledges in order.
+"""Faust's Kafka consumer with commits for one actor per partition, which acknowledges in order; it notes what it read.
 
 Faust looks for the first run of consecutive offsets among the acknowledged ones. A transactional log has a marker after
 each transaction, and Faust gets over one such gap a commit: under load the committed offset falls minutes behind, and a
@@ -6,7 +6,8 @@ crash would bring minutes of work again. In order, the newest acknowledged offse
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from faust.transport.drivers.aiokafka import Consumer
@@ -15,17 +16,62 @@ from faust.types.tuples import ack_lock
 
 from streams.batches import BATCH_WAIT_S, end_process
 from streams.fair_polls import FairConsumerThread
+from streams.progress import AGENT_OF, Fetched, Place, Run
+
+# Fetches of one partition that a look once a second may find: Faust holds some 5,000 messages of it, one each at worst.
+RUNS_MAX = 16_384
+
+
+class NotingThread(FairConsumerThread):
+    """The thread that fetches. What it fetched is noted before anybody else can see the new position."""
+
+    async def _fetch_records(self, *given: Any, **named: Any) -> Any:
+        records = await super()._fetch_records(*given, **named)
+        self.consumer.note(records)
+        return records
 
 
 class InOrderConsumer(Consumer):  # type: ignore[misc]
     """Commits after the newest acknowledged message of each partition, and polls them all alike."""
 
-    def __init__(self, *arguments: Any, drop_waiting: Callable[[], None], **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+    def __init__(self, *given: Any, drop_waiting: Callable[[], None], **named: Any) -> None:
+        self._runs: dict[Place, deque[Run]] = {}
         self._drop_waiting = drop_waiting
+        super().__init__(*given, **named)
 
-    def _new_consumer_thread(self) -> FairConsumerThread:
-        return FairConsumerThread(self, loop=self.loop, beacon=self.beacon)
+    def note(self, records: Mapping[TP, Sequence[Any]]) -> None:
+        """Notes messages that were fetched."""
+        for tp, fetched in records.items():
+            first, last = fetched[0], fetched[-1]
+            runs = self._runs.setdefault(_place(tp), deque(maxlen=RUNS_MAX))
+            runs.append(Run(first.offset, last.offset, first.timestamp))
+
+    def read_positions(self) -> dict[Place, Fetched]:
+        """How far each assigned partition was read; for any thread. aiokafka's own question for the position waits."""
+        subscription = self._thread._consumer._subscription.subscription  # noqa: SLF001
+        if subscription is None or subscription.assignment is None:
+            return {}
+        positions = {tp: subscription.assignment.state_value(tp) for tp in subscription.assignment.tps}
+        return {
+            _place(tp): Fetched(
+                state.position if state.has_valid_position else None,
+                self._runs.setdefault(_place(tp), deque(maxlen=RUNS_MAX)),
+            )
+            for tp, state in positions.items()
+        }
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """What was read is another's now."""
+        self._runs.clear()
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Reading begins anew; a fetch that was under way while partitions were revoked counts no more."""
+        self._runs.clear()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    def _new_consumer_thread(self) -> NotingThread:
+        return NotingThread(self, loop=self.loop, beacon=self.beacon)
 
     def _new_offset(self, tp: TP) -> int | None:
         with ack_lock:
@@ -49,3 +95,7 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Gaps do not matter here."""
+
+
+def _place(tp: TP) -> Place:
+    return AGENT_OF[tp.topic], tp.partition

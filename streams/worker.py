@@ -1,35 +1,69 @@
 """A worker process: makes the parts, runs the Faust app until SIGTERM, with everything chosen on one screen."""
 
-import logging
+import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import faust
 
 from infra.composition import open_stores
+from infra.health import Health, State
+from infra.kafka import Overview
 from infra.malloc import share_arenas
-from infra.metrics import serve_metrics
-from infra.readiness import announce_ready
+from infra.role import show_health
 from infra.settings import Settings
 from streams.app import DELIVERS_AT_ONCE, FAN_OUTS_AT_ONCE, Parts, create_app
 from streams.dead_letters import DeadLetters
+from streams.progress import AGENT_OF, PROGRESS, Place
+from streams.watch import Watch
 
 THREADS = FAN_OUTS_AT_ONCE + DELIVERS_AT_ONCE
+BEAT_S = 1.0
+LOOP_ROUND_S = 15.0  # no handler holds the event loop; what it waits for on a machine without time is well below
 
 
 def run_worker(settings: Settings) -> None:
-    """Runs until the process is told to stop; ready when the first partitions are assigned."""
+    """Runs until the process is told to stop; ready when the group has said which partitions are ours, if any."""
     share_arenas()
     bootstrap = settings.need("kafka_bootstrap")
+    health = Health()
+    show_health(settings, health)
     stores = open_stores(settings)
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="batch")
     letters, share_max = DeadLetters(bootstrap), settings.dead_letter_share_max
     app = create_app(Parts(stores.engine, stores.timelines, letters, bootstrap, threads, share_max))
-    serve_metrics(settings)
 
-    async def on_assigned(_: object, assigned: object, **__: object) -> None:
-        if assigned:
-            announce_ready(settings)
+    async def on_assigned(*_: object, **__: object) -> None:
+        if health.state is State.STARTING:
+            overview = Overview(bootstrap)
+            Watch(PROGRESS, app.consumer.read_positions, ends_of(overview), overview.unowned).watch(health)
+            health.enter(State.SERVING)
 
     app.on_partitions_assigned.connect(on_assigned)
-    logging.getLogger("faust").setLevel(logging.WARNING)
-    faust.Worker(app, loglevel="warn", redirect_stdouts=False, quiet=True).execute_from_commandline()
+    worker = FaustWorker(app, redirect_stdouts=False, quiet=True)
+    beat_in(worker.loop, health.loop("the event loop", LOOP_ROUND_S))
+    worker.execute_from_commandline()
+
+
+def beat_in(loop: asyncio.AbstractEventLoop, beat: Callable[[], None]) -> None:
+    """Beats for as long as the event loop runs."""
+    beat()
+    loop.call_later(BEAT_S, beat_in, loop, beat)
+
+
+def ends_of(overview: Overview) -> Callable[[], dict[Place, int] | None]:
+    """The ends of the logs by the agents that read them."""
+
+    def read() -> dict[Place, int] | None:
+        ends = overview.ends()
+        return ends and {(AGENT_OF[topic], partition): end for (topic, partition), end in ends.items()}
+
+    return read
+
+
+class FaustWorker(faust.Worker):  # type: ignore[misc]
+    """Faust's process frame without its logging and its progress spinner, which would set the root logger to debug."""
+
+    def _setup_logging(self) -> None:
+        """infra/logs.py has done it."""
+        self.spinner = None

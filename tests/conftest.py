@@ -1,5 +1,6 @@
 """Fixtures on real servers. A test has its own database, its own ZooKeeper folder and empty Redis nodes."""
 
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -27,8 +28,11 @@ TEMPLATE = "fanfold_template"
 @pytest.fixture(autouse=True)
 def logs_of_this_test() -> Iterator[None]:
     """A command that a test runs sets up logs for its own standard error, which is closed afterwards."""
+    handlers, level = logging.root.handlers, logging.root.level
     yield
     structlog.reset_defaults()
+    logging.root.handlers = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -253,7 +253,12 @@ def test_a_timeline_that_another_process_rebuilds_is_a_page_that_says_so(
 
 
 def test_a_process_with_its_servers_is_ready(client: Client) -> None:
-    assert client.get("/readyz").json() == {"status": "ready", "clusters": ["a", "b", "c"], "epoch": 1}
+    assert client.get("/readyz").json() == {
+        "status": "ready",
+        "reasons": [],
+        "clusters": ["a", "b", "c"],
+        "epoch": 1,
+    }
 
 
 def test_without_the_database_requests_are_put_off(stores: Stores) -> None:

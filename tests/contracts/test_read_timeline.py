@@ -1,9 +1,11 @@
 """Reading on real servers: pages are full, ordered, seamless and never show what was deleted."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import REGISTRY
 
 from consumers.read_timeline import LIMIT_MAX, Cursor, State, TimelineReader
 from consumers.read_tweet import read_tweet
@@ -220,3 +222,49 @@ def test_a_cluster_that_is_away_is_not_missed(
         stores.clusters.node_for(cluster, user).command("DEL", redis_keys.home_timeline(user))
 
     assert ids(reader.home(user, Cursor()).tweets) == tweets
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"fanfold_{name}_total", labels) or 0.0
+
+
+def test_misses_rebuilds_and_where_pages_came_from_are_counted(
+    reader: TimelineReader, publisher: Publisher, pair: tuple[int, int]
+) -> None:
+    user, author = pair
+    post(publisher, author, 3)
+    watched = {
+        "missed homes": partial(counted, "misses", kind="home"),
+        "missed user timelines": partial(counted, "misses", kind="user"),
+        "missed bodies": partial(counted, "misses", kind="body"),
+        "rebuilt homes": partial(counted, "rebuilds", kind="home", result="rebuilt"),
+        "pages from memory": partial(counted, "pages", kind="home", source="memory"),
+    }
+
+    def changes(read: Callable[[], object]) -> dict[str, float]:
+        before = {name: count() for name, count in watched.items()}
+        read()
+        return {name: count() - before[name] for name, count in watched.items()}
+
+    # The reader's own user timeline is part of his home page, so it is missed as well.
+    assert changes(lambda: reader.home(user, Cursor())) == {
+        "missed homes": 1,
+        "missed user timelines": 1,
+        "missed bodies": 3,
+        "rebuilt homes": 1,
+        "pages from memory": 1,
+    }
+    assert changes(lambda: reader.home(user, Cursor())) == dict.fromkeys(watched, 0) | {"pages from memory": 1}
+
+
+def test_a_page_below_the_floor_is_counted_as_the_databases(
+    reader: TimelineReader, publisher: Publisher, pair: tuple[int, int], stores: Stores
+) -> None:
+    user, author = pair
+    set_live_settings(stores.zookeeper, timeline_entries=100)
+    post(publisher, author, 120)
+    before = counted("pages", kind="home", source="below_floor")
+
+    walk(reader, user, LIMIT_MAX)
+
+    assert counted("pages", kind="home", source="below_floor") > before

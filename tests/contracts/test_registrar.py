@@ -1,6 +1,7 @@
 """Registrar and coordinator on real servers: a node is written only when it is fit, known and of the map's epoch."""
 
 import json
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -147,3 +148,19 @@ def test_without_a_coordinator_a_process_says_what_it_lacks(settings: Settings) 
 def test_live_settings_are_changed_one_at_a_time_and_checked(stores: Stores) -> None:
     assert set_live_settings(stores.zookeeper, threshold=5) == LiveSettings(threshold=5)
     assert set_live_settings(stores.zookeeper, timeline_entries=100) == LiveSettings(threshold=5, timeline_entries=100)
+
+
+def test_a_second_coordinator_hears_that_another_leads_and_then_leads(settings: Settings, zookeeper: ZooKeeper) -> None:
+    stop, heard = threading.Event(), list[bool]()
+    second = ZooKeeper(settings.zookeeper_hosts)
+    assert zookeeper.lead("first", stop, heard.append)
+    assert heard == [], "nobody else was there"
+
+    def waiting(another_leads: bool) -> None:
+        heard.append(another_leads)
+        if len(heard) == 2:
+            zookeeper.close()
+
+    assert second.lead("second", stop, waiting)
+    assert heard[:2] == [True, True]
+    second.close()

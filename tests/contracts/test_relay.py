@@ -11,9 +11,11 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from infra import outbox
 from infra.errors import Superseded
 from infra.events import Activity, decode_activity
+from infra.health import Health, State
 from infra.kafka import TransactionalProducer
 from infra.settings import Settings
 from infra.topics import ACTIVITY
+from producers.outbox_watch import look
 from producers.publish import NewTweet, Publisher
 from producers.relay import RELAY_LOCK_CLASS, Ownership, Relay
 
@@ -49,13 +51,13 @@ def reading_from_now(bootstrap: str) -> Iterator[Callable[[], list[Activity]]]:
 
 
 @contextmanager
-def running(relay: Relay) -> Iterator[None]:
-    stop, active = threading.Event(), threading.Event()
-    thread = threading.Thread(target=relay.run, args=(stop, active))
+def running(relay: Relay) -> Iterator[Health]:
+    stop, health = threading.Event(), Health()
+    thread = threading.Thread(target=relay.run, args=(stop, health))
     thread.start()
     try:
-        assert active.wait(20)
-        yield
+        wait_until(lambda: health.state is State.SERVING)
+        yield health
     finally:
         stop.set()
         thread.join(20)
@@ -160,3 +162,55 @@ def test_a_frozen_owner_loses_the_outbox(settings: Settings, engine: sa.Engine) 
             {"class": RELAY_LOCK_CLASS},
         ).scalar_one()
     assert held == 0
+
+
+def test_a_second_relay_stands_by_and_takes_over(engine: sa.Engine, relay: Relay, settings: Settings) -> None:
+    owner = Ownership(settings.database_url)
+    assert owner.try_take()
+    stop, health = threading.Event(), Health()
+    thread = threading.Thread(target=relay.run, args=(stop, health))
+    thread.start()
+    try:
+        wait_until(lambda: health.state is State.STANDBY)
+        assert (health.ready().status, health.alive().status) == ("standby", "alive")
+        owner.give_back()
+        wait_until(lambda: health.state is State.SERVING)
+        assert health.ready().status == "ready"
+    finally:
+        stop.set()
+        thread.join(20)
+
+
+def test_a_relay_without_a_database_is_alive_and_not_ready(engine: sa.Engine, settings: Settings) -> None:
+    relay = Relay(engine, "postgresql://postgres@127.0.0.1:1/none", settings.kafka_bootstrap)
+    stop, health = threading.Event(), Health()
+    thread = threading.Thread(target=relay.run, args=(stop, health))
+    thread.start()
+    try:
+        wait_until(lambda: health.state is State.WAITING)
+        assert health.ready().reasons == ("the relay waits: DatabaseUnavailable",)
+        assert health.alive().status == "alive"
+    finally:
+        stop.set()
+        thread.join(20)
+
+
+def test_the_outbox_is_as_old_as_its_oldest_unsent_event(
+    engine: sa.Engine, publisher: Publisher, make_users: MakeUsers, relay: Relay, settings: Settings
+) -> None:
+    assert look(engine) == (0, 0.0)
+    publisher.post_many([NewTweet(make_users(1)[0], f"{number}") for number in range(3)])
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE outbox SET created_at = created_at - interval '1 minute' "
+                "WHERE id = (SELECT min(id) FROM outbox)"
+            )
+        )
+
+    unsent, age_s = look(engine)
+    assert unsent == 3
+    assert 60 <= age_s < 90
+
+    relay.step(TransactionalProducer(settings.kafka_bootstrap, "test-relay-age"))
+    assert look(engine) == (0, 0.0)

@@ -115,7 +115,7 @@ def test_more_requests_than_the_limit_are_sent_away(client: Client, monkeypatch:
 
 
 def test_a_process_without_its_servers_is_alive(client: Client) -> None:
-    assert client.get("/healthz").json() == {"status": "alive"}
+    assert client.get("/healthz").json() == {"status": "alive", "reasons": []}
 
 
 def test_metrics_are_in_the_format_of_prometheus(client: Client) -> None:

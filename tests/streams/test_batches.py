@@ -21,6 +21,8 @@ class FakeMessage:
     generation_id: int = 1
     value: bytes = b""
     timestamp: float = 0.0
+    topic: str = "activity"
+    partition: int = 0
 
 
 @dataclass(frozen=True)

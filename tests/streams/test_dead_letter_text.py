@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from infra.events import DeliveryKind, encode_deliveries, one_chunk
+from infra.events import (
+    Activity,
+    ActivityType,
+    DeliveryKind,
+    encode_activity,
+    encode_deliveries,
+    one_chunk,
+)
 from streams.dead_letter_text import (
     DUMP_BYTES_MAX,
     LINE_CHARS_MAX,

@@ -15,6 +15,7 @@ from streams.batches import BATCH_MESSAGES_MAX, BATCH_WAIT_S
 from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetter, Stage
 from streams.handling import AWAY, FAILED, FAILED_TRIES_MAX, FAILED_WITHIN_S, Handling, until_done
+from streams.progress import PROGRESS
 
 Run = Callable[[list[int]], None]
 
@@ -304,3 +305,26 @@ def test_a_superseded_worker_ends() -> None:
 
     with pytest.raises(Ended, match="another worker has this partition"):
         until_done("deliver", 1, work, lambda: None)
+
+
+def test_a_batch_that_waits_for_a_server_says_at_each_try_that_it_is_alive() -> None:
+    heard: list[str] = []
+    PROGRESS.forget()
+
+    def work() -> None:
+        heard.append(PROGRESS.of(("fan_out", 1)).waits_for)
+        if len(heard) < 3:
+            raise RedisUnavailable("away")
+
+    until_done("fan_out", 1, work, lambda: None, sleep=Time().sleep)
+
+    assert heard == ["", "RedisUnavailable", "RedisUnavailable"]
+    assert PROGRESS.of(("fan_out", 1)).moved_s > 0
+
+
+def test_a_batch_that_waits_to_bury_says_that_it_is_alive() -> None:
+    PROGRESS.forget()
+
+    Agent(away=1).handle([event(3, b"bad"), *[event(offset) for offset in range(4, 204)]])
+
+    assert PROGRESS.waiting() == ["fan_out 1: the dead letters' topic"]
