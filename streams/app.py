@@ -38,7 +38,7 @@ POLL_RECORDS_MAX = 20  # of one partition
 # poll more fits in, and a full queue never holds up the other partitions.
 QUEUE_MESSAGES_MAX = 100
 FAN_OUTS_AT_ONCE = 2  # one waits for the database or the broker while the other computes
-DELIVERS_AT_ONCE = 4  # calls in flight on each node: it always has the next one, and none waits for long
+DELIVERS_AT_ONCE = 2  # calls in flight on each node: it always has the next one, and none waits for long
 
 T = TypeVar("T")
 
