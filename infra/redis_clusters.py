@@ -4,12 +4,12 @@ Routing by slot happens here and in timelines.py only. Next: timelines.py.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from infra.errors import RedisUnavailable
-from infra.redis_node import RedisNode
+from infra.redis_node import Argument, RedisNode, Reply
 from infra.shard_map import CLUSTERS, ShardMap
 from infra.slots import slot_of
 from infra.zookeeper import Watched
@@ -18,6 +18,7 @@ CALLS_AT_ONCE_MAX = 48  # threads: 16 partitions with one call in flight on thre
 
 R = TypeVar("R")
 K = TypeVar("K")
+T = TypeVar("T")
 
 
 class RedisClusters:
@@ -58,6 +59,18 @@ class RedisClusters:
         futures = {key: self._threads.submit(_outcome, call, node) for key, node in nodes.items()}
         return {key: future.result() for key, future in futures.items()}
 
+    def call_at_once(self, function: str, calls: Mapping[str, Sequence[Argument]]) -> dict[str, Any]:
+        """Calls a Function on several nodes (name → arguments) at the same time, in this thread; what failed is in the
+        answer. A node that hangs costs one time-out, whichever it is: the others' answers wait in their sockets."""
+        replies: dict[str, Reply] = {}
+        outcomes: dict[str, Any] = {}
+        for name, arguments in calls.items():
+            try:
+                replies[name] = self.node(name).start(function, *arguments)
+            except Exception as error:  # noqa: BLE001 - handed to the caller, who decides for each node
+                outcomes[name] = error
+        return outcomes | {name: _outcome(Reply.get, reply) for name, reply in replies.items()}
+
     def submit(self, call: Callable[[], R]) -> Future[R]:
         """Runs one call on the shared threads."""
         return self._threads.submit(call)
@@ -69,8 +82,8 @@ class RedisClusters:
             node.close()
 
 
-def _outcome(call: Callable[[RedisNode], R], node: RedisNode) -> R | Exception:
+def _outcome(call: Callable[[T], R], subject: T) -> R | Exception:
     try:
-        return call(node)
+        return call(subject)
     except Exception as error:  # noqa: BLE001 - handed to the caller, who decides for each node
         return error

@@ -3,7 +3,9 @@
 A call that timed out may still run later; whoever calls numbers its calls or holds a token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -43,30 +45,45 @@ class RedisNode:
         """Runs a writing Function of our library."""
         return self.command("FCALL", function, 0, *arguments)
 
+    def start(self, function: str, *arguments: Argument) -> "Reply":
+        """Sends a call of a writing Function and returns at once; its reply has to be got. Raises `RedisUnavailable`.
+
+        Several nodes work at the same time this way without a thread for each.
+        """
+        with self._our_errors():
+            connection = self._client.connection_pool.get_connection()
+            try:
+                connection.send_command("FCALL", function, 0, *arguments)  # type: ignore[no-untyped-call]
+            except BaseException:
+                connection.disconnect()  # type: ignore[no-untyped-call]
+                self._client.connection_pool.release(connection)
+                raise
+        return Reply(self, connection)
+
+    def finish(self, connection: redis.Connection) -> Any:
+        """Reads the answer to what `start` sent, and gives the connection back."""
+        try:
+            with self._our_errors():
+                return connection.read_response()
+        finally:
+            self._client.connection_pool.release(connection)
+
     def look(self, function: str, *arguments: Argument) -> Any:
         """Runs a reading Function of our library."""
         return self.command("FCALL_RO", function, 0, *arguments)
 
     def command(self, *arguments: Argument) -> Any:
         """Any one command. Raises `RedisUnavailable`, or `Fenced` when a Function refused the caller."""
-        try:
+        with self._our_errors():
             return self._client.execute_command(*arguments)  # type: ignore[no-untyped-call]
-        except redis.ResponseError as error:
-            raise self._refusal(error) from error
-        except (redis.RedisError, OSError) as error:
-            raise RedisUnavailable(f"Redis node {self.name} at {self.url} does not answer: {error}") from error
 
     def commands(self, batch: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """Several commands in one round trip; all are run, the first error is raised."""
         pipeline = self._client.pipeline(transaction=False)
         for arguments in batch:
             pipeline.execute_command(*arguments)  # type: ignore[no-untyped-call]
-        try:
+        with self._our_errors():
             return list(pipeline.execute())
-        except redis.ResponseError as error:
-            raise self._refusal(error) from error
-        except (redis.RedisError, OSError) as error:
-            raise RedisUnavailable(f"Redis node {self.name} at {self.url} does not answer: {error}") from error
 
     def load_functions(self) -> None:
         """Loads our library, replacing an older one."""
@@ -77,6 +94,15 @@ class RedisNode:
         """Closes every connection."""
         self._client.close()
 
+    @contextmanager
+    def _our_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.ResponseError as error:
+            raise self._refusal(error) from error
+        except (redis.RedisError, OSError) as error:
+            raise RedisUnavailable(f"Redis node {self.name} at {self.url} does not answer: {error}") from error
+
     def _refusal(self, error: redis.ResponseError) -> FanfoldError:
         text = str(error)
         if text.startswith("SUPERSEDED"):
@@ -86,3 +112,15 @@ class RedisNode:
         if text.startswith(NOT_NOW):
             return RedisUnavailable(f"Redis node {self.name} cannot take the call now: {text}")
         return RedisRefused(f"Redis node {self.name} refused a command: {text}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a call that was sent."""
+
+    node: RedisNode
+    connection: redis.Connection
+
+    def get(self) -> Any:
+        """Waits for it; once, and always, since the connection is given back then. Raises as `RedisNode.call` does."""
+        return self.node.finish(self.connection)

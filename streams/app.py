@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from random import Random, SystemRandom
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import faust
 import sqlalchemy as sa
@@ -21,7 +21,7 @@ from infra.kafka import GROUP
 from infra.settings import Settings
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
-from streams.batches import Partitions, work_in_batches
+from streams.batches import work_in_batches
 from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetters
 from streams.deliver import Deliverer, Received, receive
@@ -29,7 +29,7 @@ from streams.fan_out import FanOut
 from streams.handling import Handling, Work, until_done
 from streams.in_order import InOrderConsumer
 from streams.progress import PROGRESS, Run
-from streams.turns import Turns
+from streams.rounds import Batch, Limits, Rounds
 
 SESSION_S = 10
 HEARTBEAT_S = 2
@@ -37,8 +37,10 @@ POLL_RECORDS_MAX = 20  # of one partition
 # Of one partition, beside what waits for the next batch: at four fifths of it Faust polls the partition no more, so one
 # poll more fits in, and a full queue never holds up the other partitions.
 QUEUE_MESSAGES_MAX = 100
-FAN_OUTS_AT_ONCE = 2  # one waits for the database or the broker while the other computes
-DELIVERS_AT_ONCE = 2  # calls in flight on each node: it always has the next one, and none waits for long
+# A partition each: a transaction waits for the broker, meanwhile others compute.
+FAN_OUT_ROUNDS = Limits(at_once=3, partitions=1)
+# One computes while the nodes work for the other.
+DELIVER_ROUNDS = Limits(at_once=2, partitions=DELIVERIES.partitions)
 
 T = TypeVar("T")
 
@@ -54,6 +56,22 @@ class Parts:
     threads: ThreadPoolExecutor
     dead_letter_share_max: float = Settings().dead_letter_share_max
     rng: Random = field(default_factory=SystemRandom)
+
+
+class Unmonitored(faust.Monitor):  # type: ignore[misc]
+    """Faust's own statistics, less those of every message: they cost more than the message, and nobody reads them."""
+
+    def on_message_in(self, *_: Any) -> None:
+        """Nothing."""
+
+    def on_message_out(self, *_: Any) -> None:
+        """Nothing."""
+
+    def on_stream_event_in(self, *_: Any) -> None:
+        """Nothing."""
+
+    def on_stream_event_out(self, *_: Any) -> None:
+        """Nothing."""
 
 
 def create_app(parts: Parts) -> faust.App:
@@ -75,13 +93,19 @@ def create_app(parts: Parts) -> faust.App:
         broker_commit_interval=0.2,
         stream_publish_on_commit=False,
         worker_redirect_stdouts=False,
+        monitor=Unmonitored(),
     )
-    partitions = Partitions()
-    app.transport.Consumer = partial(InOrderConsumer, drop_waiting=partitions.drop_waiting)
     fan_out, deliver = FanOutWork(parts), DeliverWork(parts)
-    of_fan_out, of_deliver = Turns(FAN_OUTS_AT_ONCE), Turns(DELIVERS_AT_ONCE)
-    _add_agent(app, parts, ACTIVITY, _handling(parts, "fan_out", fan_out), Batching(partitions, of_fan_out))
-    _add_agent(app, parts, DELIVERIES, _handling(parts, "deliver", deliver), Batching(partitions, of_deliver))
+    rounds = [
+        _add_agent(app, parts, ACTIVITY, _handling(parts, "fan_out", fan_out), FAN_OUT_ROUNDS),
+        _add_agent(app, parts, DELIVERIES, _handling(parts, "deliver", deliver), DELIVER_ROUNDS),
+    ]
+
+    def drop_waiting() -> None:
+        for of_agent in rounds:
+            of_agent.drop_waiting()
+
+    app.transport.Consumer = partial(InOrderConsumer, drop_waiting=drop_waiting)
 
     async def on_revoked(*_: object, **__: object) -> None:
         """Faust has waited for the batches at work: what was held for them belongs to an old generation now."""
@@ -93,36 +117,34 @@ def create_app(parts: Parts) -> faust.App:
     return app
 
 
-class Batching(NamedTuple):
-    """How an agent forms its batches."""
-
-    partitions: Partitions
-    turns: Turns
-
-
 def _handling(parts: Parts, name: str, work: Work[T]) -> Handling[T]:
     share = DeadLetterShare(parts.dead_letter_share_max)
     return Handling(name, work, parts.dead_letters, share, parts.rng)
 
 
-def _add_agent(app: faust.App, parts: Parts, topic: Topic, handling: Handling[Any], batching: Batching) -> None:
+def _add_agent(app: faust.App, parts: Parts, topic: Topic, handling: Handling[Any], limits: Limits) -> Rounds:
     channel = app.topic(topic.name, key_serializer="raw", value_serializer="raw")
 
-    async def process(events: Sequence[faust.EventT]) -> None:
-        if not events:
-            return  # what waited was dropped before its turn came
-        metrics.BATCH_EVENTS.labels(handling.agent).observe(len(events))
-        first, last = events[0].message, events[-1].message
-        PROGRESS.begin((handling.agent, first.partition), Run(first.offset, last.offset, int(first.timestamp * 1000)))
-        loop = asyncio.get_running_loop()
-        for _, group in groupby(events, key=lambda event: event.message.generation_id):
-            await loop.run_in_executor(parts.threads, handling.handle, list(group))
-        PROGRESS.finish((handling.agent, first.partition))
+    def handle(batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            first, last = batch[0].message, batch[-1].message
+            metrics.BATCH_EVENTS.labels(handling.agent).observe(len(batch))
+            PROGRESS.begin(
+                (handling.agent, first.partition), Run(first.offset, last.offset, int(first.timestamp * 1000))
+            )
+            for _, group in groupby(batch, key=lambda event: event.message.generation_id):
+                handling.handle(list(group))
+            PROGRESS.finish((handling.agent, first.partition))
+
+    async def process(batches: Sequence[Batch]) -> None:
+        await asyncio.get_running_loop().run_in_executor(parts.threads, handle, batches)
 
     async def agent(stream: faust.StreamT) -> None:
-        await work_in_batches(stream, batching.partitions, batching.turns, process)
+        await work_in_batches(stream, rounds)
 
+    rounds = Rounds(limits, process)
     app.agent(channel, name=handling.agent, isolated_partitions=True)(agent)
+    return rounds
 
 
 class FanOutWork:

@@ -7,8 +7,8 @@ log into the dead letters. The policy is arithmetic; what to do about it is hand
 import threading
 
 # The share is one of this many messages, also for an agent that has seen fewer: of ten messages it says nothing. At the
-# default of 1 % that allows 200 letters, as many as one batch has messages: one may fail whole, a second one not.
-WINDOW_MESSAGES = 20_000
+# default of 1 % that allows 1,000 letters, as many as one batch has messages: one may fail whole, a second one not.
+WINDOW_MESSAGES = 100_000
 
 
 class DeadLetterShare:

@@ -21,7 +21,7 @@ from infra.database import reading
 from infra.errors import DependencyError, Fenced, RedisUnavailable, TokenLost, Undecodable
 from infra.events import Delivery, DeliveryKind, decode_deliveries
 from infra.rebuild import BATCH_USERS_MAX, rebuild
-from infra.redis_node import Argument, RedisNode
+from infra.redis_node import Argument
 from infra.shard_map import ShardMap
 from infra.slots import slot_of
 from infra.timelines import Kind, Timelines
@@ -41,6 +41,8 @@ NOT_FINAL = -1  # instead of an offset, in a call that others of the run follow
 
 log = structlog.get_logger()
 T = TypeVar("T")
+Arguments = Mapping[str, Sequence[Argument]]  # of one call, by node
+Answers = dict[str, Any]
 
 _OF_AUTHOR = sa.text(
     "SELECT id FROM tweets WHERE author_id = :author AND id = ANY (CAST(:ids AS bigint[])) ORDER BY id"
@@ -141,9 +143,9 @@ class Deliverer:
         owner = int(record.targets[0])
         key = redis_keys.home_timeline(owner)
 
-        def open_removals(shard_map: ShardMap) -> "Answers | None":
+        def open_removals(shard_map: ShardMap) -> Answers | None:
             nodes = {shard_map.node_of(cluster, slot_of(owner)): [key] for cluster in shard_map.placement}
-            return self._call_nodes(nodes, self._open_removal, shard_map)
+            return self._call_nodes("open_removal", nodes, shard_map)
 
         found = self._under_one_map(open_removals)
         ids = {int(entry) for answer in found.values() for entries in answer for entry in entries}
@@ -167,27 +169,20 @@ class Deliverer:
         for number, arguments in enumerate(arguments_by_node(segments, shard_map, parts), start=1):
             began_s = time.monotonic()
             final = number == parts
-            wanted = {name: records for name, records in arguments.items() if records or final}
-            call = self._apply_call(last_offset if final else NOT_FINAL, total)
-            answers = self._call_nodes(wanted, call, shard_map)
+            offset = last_offset if final else NOT_FINAL
+            length = self._timelines.live.timeline_entries
+            wanted = {
+                name: (offset, total[name].delivered, length, *records)
+                for name, records in arguments.items()
+                if records or final
+            }
+            answers = self._call_nodes("apply", wanted, shard_map)
             if answers is None:
                 return None
             for name, answer in answers.items():
                 total[name].add(answer)
             self._call_targets = next_call_targets(self._call_targets, time.monotonic() - began_s)
         return total
-
-    def _apply_call(self, last_offset: int, earlier: "Mapping[str, Applied]") -> "Call":
-        def call(node: RedisNode, epoch: int, arguments: Sequence[Argument]) -> Any:
-            head = (self._partition, epoch, self._generation, next(self._call_numbers), last_offset)
-            length = self._timelines.live.timeline_entries
-            return node.call("apply", *head, earlier[node.name].delivered, length, *arguments)
-
-        return call
-
-    def _open_removal(self, node: RedisNode, epoch: int, arguments: Sequence[Argument]) -> Any:
-        head = (self._partition, epoch, self._generation, next(self._call_numbers))
-        return node.call("open_removal", *head, b"".join(arguments))  # type: ignore[arg-type]
 
     def _under_one_map(self, calls: "Callable[[ShardMap], dict[str, T] | None]") -> "dict[str, T]":
         """Makes calls by one shard map, again from the first when its epoch was raised meanwhile: placements may
@@ -197,22 +192,24 @@ class Deliverer:
             if found is not None:
                 return found
 
-    def _call_nodes(self, arguments: "Arguments", call: "Call", shard_map: ShardMap) -> "Answers | None":
+    def _call_nodes(self, function: str, arguments: Arguments, shard_map: ShardMap) -> Answers | None:
         """Calls the nodes at the same time; again where it failed, until all have answered. None when the epoch was
         raised meanwhile."""
         waiting, answers = _Patience(self._partition), dict[str, Any]()
         while self._clusters.shard_map.epoch == shard_map.epoch:
-            answers |= self._call_missing(arguments, answers, call, shard_map.epoch, waiting)
+            missing = {name: arguments[name] for name in arguments if name not in answers}
+            answers |= self._call_missing(function, missing, shard_map.epoch, waiting)
             if len(answers) == len(arguments):
                 return answers
             waiting.wait()
         return None
 
-    def _call_missing(
-        self, arguments: "Arguments", done: "Answers", call: "Call", epoch: int, waiting: "_Patience"
-    ) -> "Answers":
-        missing = {name: self._clusters.node(name) for name in arguments if name not in done}
-        outcomes = self._clusters.at_once(missing, lambda node: call(node, epoch, arguments[node.name]))
+    def _call_missing(self, function: str, arguments: Arguments, epoch: int, waiting: "_Patience") -> Answers:
+        calls = {
+            name: (self._partition, epoch, self._generation, next(self._call_numbers), *of_node)
+            for name, of_node in arguments.items()
+        }
+        outcomes = self._clusters.call_at_once(function, calls)
         for name, outcome in outcomes.items():
             if isinstance(outcome, Fenced):
                 metrics.FENCED.labels("deliver").inc()
@@ -229,11 +226,6 @@ class Deliverer:
             for start in range(0, len(users), BATCH_USERS_MAX):
                 part = users[start : start + BATCH_USERS_MAX]
                 _until_done(self._partition, partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
-
-
-Arguments = Mapping[str, Sequence[Argument]]
-Answers = dict[str, Any]
-Call = Callable[[RedisNode, int, Sequence[Argument]], Any]
 
 
 class _Patience:
@@ -272,11 +264,10 @@ def _until_done(partition: int, step: Callable[[], object]) -> None:
 
 
 def _observe(placed: Sequence[Placed], total: "Mapping[str, Applied]") -> None:
-    now_ms = time.time_ns() // 1_000_000
-    for one in placed:
-        if one.record.kind is DeliveryKind.DELIVER:
-            for published_ms in one.record.published_ms.tolist():
-                metrics.DELIVERY_LATENCY.observe(max(now_ms - published_ms, 0) / 1000)
+    published_ms = [one.record.published_ms for one in placed if one.record.kind is DeliveryKind.DELIVER]
+    if published_ms:
+        age_ms = time.time_ns() // 1_000_000 - np.concatenate(published_ms).astype(np.int64)
+        metrics.DELIVERY_LATENCY.observe_all(np.maximum(age_ms, 0) / 1000)
     for name, applied in total.items():
         metrics.DELIVERIES.labels(name[0]).inc(applied.delivered)
         metrics.OUT_OF_ORDER.inc(applied.out_of_order)

@@ -14,7 +14,8 @@ from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 from faust.types.tuples import ack_lock
 
-from streams.batches import BATCH_WAIT_S, end_process
+from streams.batches import BATCH_WAIT_S
+from streams.ending import end_process
 from streams.fair_polls import FairConsumerThread
 from streams.progress import AGENT_OF, Fetched, Place, Run
 

@@ -12,12 +12,12 @@ from infra.kafka import Overview
 from infra.malloc import share_arenas
 from infra.role import show_health
 from infra.settings import Settings
-from streams.app import DELIVERS_AT_ONCE, FAN_OUTS_AT_ONCE, Parts, create_app
+from streams.app import DELIVER_ROUNDS, FAN_OUT_ROUNDS, Parts, create_app
 from streams.dead_letters import DeadLetters
 from streams.progress import AGENT_OF, PROGRESS, Place
 from streams.watch import Watch
 
-THREADS = FAN_OUTS_AT_ONCE + DELIVERS_AT_ONCE
+THREADS = FAN_OUT_ROUNDS.at_once + DELIVER_ROUNDS.at_once
 BEAT_S = 1.0
 LOOP_ROUND_S = 15.0  # no handler holds the event loop; what it waits for on a machine without time is well below
 
@@ -29,7 +29,7 @@ def run_worker(settings: Settings) -> None:
     health = Health()
     show_health(settings, health)
     stores = open_stores(settings)
-    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="batch")
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="round")
     letters, share_max = DeadLetters(bootstrap), settings.dead_letter_share_max
     app = create_app(Parts(stores.engine, stores.timelines, letters, bootstrap, threads, share_max))
 

@@ -176,14 +176,14 @@ def test_a_node_that_is_away_is_waited_for_and_not_skipped(
     [user] = make_users(1)
     warm(stores, [user])
     away = stores.clusters.shard_map.node_of("b", 0)
-    call, failures = RedisNode.call, itertools.count()
+    start, failures = RedisNode.start, itertools.count()
 
     def fail_three_times(self: RedisNode, function: str, *arguments: Any) -> Any:
         if self.name == away and next(failures) < 3:
             raise RedisUnavailable("the node is away")
-        return call(self, function, *arguments)
+        return start(self, function, *arguments)
 
-    monkeypatch.setattr(RedisNode, "call", fail_three_times)
+    monkeypatch.setattr(RedisNode, "start", fail_three_times)
     deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST, [user])])
 
     assert next(failures) > 3
@@ -196,21 +196,21 @@ def test_a_call_that_timed_out_and_runs_after_its_retry_is_refused(
     """The late call carries a retracted tweet: if it ran, the tweet would be back."""
     [user] = make_users(1)
     warm(stores, [user])
-    call, late = RedisNode.call, list[tuple[RedisNode, tuple[Any, ...]]]()
+    start, late = RedisNode.start, list[tuple[RedisNode, tuple[Any, ...]]]()
 
     def time_out_first(self: RedisNode, function: str, *arguments: Any) -> Any:
         if not late:
             late.append((self, (function, *arguments)))
             raise RedisUnavailable("timed out, and still under way")
-        return call(self, function, *arguments)
+        return start(self, function, *arguments)
 
-    monkeypatch.setattr(RedisNode, "call", time_out_first)
+    monkeypatch.setattr(RedisNode, "start", time_out_first)
     deliverer.apply(
         [log.message(DeliveryKind.DELIVER, FIRST, [user]), log.message(DeliveryKind.RETRACT, FIRST, [user])]
     )
     [(node, arguments)] = late
     with pytest.raises(Exception, match="FENCED call"):
-        call(node, *arguments)
+        node.call(*arguments)
 
     assert listed(stores, user) == in_every_copy([0])
 

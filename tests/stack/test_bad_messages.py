@@ -29,8 +29,8 @@ from infra.topics import ACTIVITY, DELIVERIES, TOPICS, Topic
 from producers.importer import import_follows
 from producers.publish import NewTweet, Publisher
 from streams import dead_letters
-from streams.batches import EXIT_UNFINISHED
 from streams.dead_letters import CUT_VALUE_BYTES, STAGE
+from streams.ending import EXIT_UNFINISHED
 from streams.read_dead_letters import Buried, read_letters, reader
 from tests.services import fresh_folder
 from tests.stack.failing_worker import FAILING_AUTHOR, HELD_AUTHOR

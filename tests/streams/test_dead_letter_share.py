@@ -19,10 +19,10 @@ def test_by_default_one_batch_may_fail_whole_and_a_second_one_not() -> None:
 
 def test_the_reason_names_the_counts_and_the_share() -> None:
     share = DeadLetterShare(DEFAULT)
-    share.refuses(1_000, 150)
+    share.refuses(1_000, 950)
 
     assert share.refuses(1_000, 51) == (
-        "201 of its last 2,000 messages (10.05%) would be dead letters, and at most 200 in 20,000 (1.00%) may"
+        "1,001 of its last 2,000 messages (50.05%) would be dead letters, and at most 1,000 in 100,000 (1.00%) may"
     )
 
 
@@ -40,8 +40,8 @@ def test_a_long_good_past_does_not_pay_for_a_bad_present() -> None:
     for _ in range(50_000):
         share.refuses(200, 0)
 
-    assert share.refuses(WINDOW_MESSAGES, 200) is None
-    assert share.refuses(200, 150)
+    assert share.refuses(WINDOW_MESSAGES, 1_000) is None
+    assert share.refuses(1_000, 750)
 
 
 @pytest.mark.parametrize(("share_max", "letters", "stops"), [(0.0, 0, False), (0.0, 1, True), (1.0, 200, False)])

@@ -211,20 +211,20 @@ def test_the_time_of_the_retries_begins_with_the_first_failure_not_with_a_wait_f
 
 
 def test_above_the_share_the_process_ends_and_says_why_and_buries_nothing_of_the_batch() -> None:
-    agent = Agent(failing(*range(200)))
-    agent.handle(events(200))
+    agent = Agent(failing(*range(1_000)))
+    agent.handle(events(1_000))
 
     with pytest.raises(Ended) as ended:
         agent.handle([event(7)])
 
     code, reason = ended.value.args
     assert code == EXIT_NOT_AGAIN
-    assert "agent fan_out stops: 201 of its last 201 messages (100.00%)" in reason
-    assert "at most 200 in 20,000 (1.00%)" in reason
+    assert "agent fan_out stops: 1,001 of its last 1,001 messages (100.00%)" in reason
+    assert "at most 1,000 in 100,000 (1.00%)" in reason
     assert "at activity partition 1 offset 7: ZeroDivisionError: unforeseen" in reason
     assert "`fanfold dlq list --topic activity`" in reason
     assert "FANFOLD_DEAD_LETTER_SHARE_MAX" in reason
-    assert len(agent.buried) == 200
+    assert len(agent.buried) == 1_000
 
 
 def test_what_cannot_be_read_counts_too() -> None:

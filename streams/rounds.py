@@ -1,0 +1,110 @@
+"""Rounds: few of them work at the same time, each on what waits in one or several partitions, the oldest first.
+
+More at once would only queue at the same servers, and partitions that drift apart under a backlog make entries come out
+of order. When little waits, one round takes all of it: threads and event loop are woken once, not for each partition.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import faust
+import structlog
+
+from streams.ending import end_process
+
+ROUND_BYTES_MAX = 2 * 1_048_576  # of one round, but for one partition: 262,000 follower ids, a second's work at most
+
+log = structlog.get_logger()
+
+Batch = Sequence[faust.EventT]
+Process = Callable[[Sequence[Batch]], Awaitable[None]]
+
+
+class Waiting(Protocol):
+    """What waits in one partition."""
+
+    at_work: bool  # a partition is in one round at a time: its order is the log's
+    waiting_bytes: int  # of all that waits
+
+    @property
+    def since(self) -> float | None:
+        """The time of the oldest message that waits; None when nothing does."""
+
+    def take(self) -> Batch:
+        """All that waits; it is at work then."""
+
+    async def acknowledge(self, batch: Batch) -> None:
+        """Its effect is there; it is no longer at work."""
+
+    def drop_waiting(self) -> None:
+        """Forgets what waits: it will be read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many rounds work at the same time, and on how many partitions each."""
+
+    at_once: int
+    partitions: int
+
+
+class Rounds:
+    """The rounds of one agent in one process. For one event loop."""
+
+    def __init__(self, limits: Limits, process: Process) -> None:
+        self._limits = limits
+        self._process = process
+        self._partitions: set[Waiting] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, partition: Waiting) -> None:
+        """Looks after one partition more."""
+        self._partitions.add(partition)
+
+    def discard(self, partition: Waiting) -> None:
+        """Takes nothing more of it."""
+        self._partitions.discard(partition)
+
+    def drop_waiting(self) -> None:
+        """Before a stop or a rebalance: only rounds at work are ended, what waits is read again."""
+        for partition in list(self._partitions):
+            partition.drop_waiting()
+
+    def kick(self) -> None:
+        """To be called when more waits: starts a round if one is free."""
+        while len(self._tasks) < self._limits.at_once:
+            chosen = choose(self._partitions, self._limits.partitions)
+            if not chosen:
+                return
+            task = asyncio.create_task(self._work(chosen, [partition.take() for partition in chosen]))
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    async def _work(self, chosen: Sequence[Waiting], batches: Sequence[Batch]) -> None:
+        try:
+            await self._process(batches)
+            for partition, batch in zip(chosen, batches, strict=True):
+                await partition.acknowledge(batch)
+        except Exception:
+            log.exception("batch failed")
+            end_process("a batch failed for a reason that no retry can mend")
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self.kick()
+
+
+def choose(partitions: "set[Waiting]", partitions_max: int) -> list[Waiting]:
+    """The partitions of the next round, those with the oldest messages first: as many as fit, and at least one."""
+    ready = [partition for partition in partitions if partition.since is not None and not partition.at_work]
+    ready.sort(key=lambda partition: partition.since or 0.0)
+    chosen: list[Waiting] = []
+    total = 0
+    for partition in ready[:partitions_max]:
+        total += partition.waiting_bytes
+        if chosen and total > ROUND_BYTES_MAX:
+            break
+        chosen.append(partition)
+    return chosen

@@ -1,0 +1,129 @@
+"""Rounds: few at once, the oldest first, each partition in one at a time, and bounded."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from streams.rounds import ROUND_BYTES_MAX, Limits, Rounds, Waiting, choose
+
+
+class Partition:
+    """What waits in one partition: a number that stands for its time."""
+
+    def __init__(self, *since: float, waiting_bytes: int = 1) -> None:
+        self.at_work = False
+        self.waiting_bytes = waiting_bytes
+        self.acknowledged: list[float] = []
+        self._waiting = list(since)
+
+    @property
+    def since(self) -> float | None:
+        return self._waiting[0] if self._waiting else None
+
+    def put(self, since: float) -> None:
+        self._waiting.append(since)
+
+    def take(self) -> list[Any]:
+        self.at_work = True
+        return [self._waiting.pop(0)]
+
+    async def acknowledge(self, batch: Sequence[Any]) -> None:
+        self.acknowledged += batch
+        self.at_work = False
+
+    def drop_waiting(self) -> None:
+        self._waiting.clear()
+
+
+def work_off(partitions: Sequence[Partition], limits: Limits) -> tuple[list[list[float]], int]:
+    """Works everything off; what each round took, and how many worked at the same time at most."""
+    taken: list[list[float]] = []
+    most = 0
+
+    async def main() -> None:
+        nonlocal most
+        working = 0
+
+        async def process(batches: Sequence[Sequence[Any]]) -> None:
+            nonlocal most, working
+            working += 1
+            most = max(most, working)
+            taken.append([since for batch in batches for since in batch])
+            await asyncio.sleep(0)
+            working -= 1
+
+        rounds = Rounds(limits, process)
+        for partition in partitions:
+            rounds.add(partition)
+        rounds.kick()
+        async with asyncio.timeout(5):
+            while any(partition.since is not None or partition.at_work for partition in partitions):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+    return taken, most
+
+
+def test_the_partition_with_the_oldest_message_is_next() -> None:
+    taken, _ = work_off([Partition(5.0, 6.0), Partition(3.0), Partition(4.0)], Limits(at_once=1, partitions=1))
+
+    assert taken == [[3.0], [4.0], [5.0], [6.0]]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_no_more_rounds_work_at_once_than_allowed_and_all_is_acknowledged(at_once: int) -> None:
+    partitions = [Partition(float(number), number + 0.5) for number in range(6)]
+
+    _, most = work_off(partitions, Limits(at_once, partitions=1))
+
+    assert most == at_once
+    assert [partition.acknowledged for partition in partitions] == [[one, one + 0.5] for one in range(6)]
+
+
+def test_a_round_takes_what_waits_in_several_partitions() -> None:
+    taken, _ = work_off([Partition(2.0), Partition(1.0), Partition(3.0)], Limits(at_once=2, partitions=2))
+
+    assert sorted(map(sorted, taken)) == [[1.0, 2.0], [3.0]]
+
+
+def test_a_partition_is_in_one_round_at_a_time() -> None:
+    taken, most = work_off([Partition(1.0, 2.0, 3.0)], Limits(at_once=3, partitions=3))
+
+    assert (taken, most) == ([[1.0], [2.0], [3.0]], 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"),
+    [([1, 1, 1], 3), ([ROUND_BYTES_MAX, 1], 1), ([ROUND_BYTES_MAX + 1], 1), ([ROUND_BYTES_MAX // 2] * 3, 2)],
+)
+def test_a_round_is_bounded_in_bytes_and_takes_at_least_one_partition(sizes: list[int], count: int) -> None:
+    partitions: set[Waiting] = {Partition(float(number), waiting_bytes=size) for number, size in enumerate(sizes)}
+
+    assert [partition.since for partition in choose(partitions, 9)] == list(range(count))
+
+
+def test_what_comes_while_all_rounds_work_is_taken_by_the_next_one() -> None:
+    async def main() -> None:
+        go_on, taken = asyncio.Event(), list[Any]()
+
+        async def process(batches: Sequence[Sequence[Any]]) -> None:
+            taken.extend(batches)
+            await go_on.wait()
+
+        first, second = Partition(1.0), Partition()
+        rounds = Rounds(Limits(at_once=1, partitions=2), process)
+        rounds.add(first)
+        rounds.add(second)
+        rounds.kick()
+        await asyncio.sleep(0)
+        second.put(2.0)
+        rounds.kick()
+        assert taken == [[1.0]]
+        go_on.set()
+        async with asyncio.timeout(5):
+            while second.acknowledged != [2.0]:  # noqa: ASYNC110 - the fake has no event for it
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
