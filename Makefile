@@ -41,8 +41,8 @@ format: setup ## Format the code
 docs: setup ## Make docs/metrics.md anew from infra/metrics.py
 	$(RUN)/python -m infra.metrics_table
 
-bench: setup ## Measure deliveries on the embedded stack
-	$(RUN)/fanfold demo --no-mix --json
+bench: setup ## Measure deliveries a second beside the limits of the same run (about 10 minutes)
+	$(RUN)/fanfold bench deliveries --json
 
 lock: $(STAMP) ## Make the lock files anew from pyproject.toml and infra/stack/jgo.toml
 	$(RUN)/python -m infra.lock

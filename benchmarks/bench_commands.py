@@ -10,12 +10,13 @@ import psutil
 import typer
 
 from infra.cli import EXIT_INTERRUPTED, JsonFlag, print_json, say, settings_of
-from infra.errors import CheckFailed
+from infra.errors import CheckFailed, InvalidInput
 
 if TYPE_CHECKING:
-    from benchmarks.demo_report import Watcher
-    from infra.composition import Stores
-    from infra.stack.supervisor import Stack
+    from contextlib import AbstractContextManager
+
+    from benchmarks.stage import Ground
+    from infra.settings import Settings
 
 TWEETS_PER_S_MAX = 2_000  # that single posts can reach on any machine this runs on: only for the estimate of disk
 
@@ -26,6 +27,16 @@ Entries = Annotated[int, typer.Option(min=16, max=800, help="Entries of each tim
 FanOut = Annotated[int, typer.Option(min=1, max=10_000, help="Mean number of followers of those who post.")]
 Runs = Annotated[int, typer.Option(min=1, max=100, help="Runs of each form; the median counts.")]
 Workers = Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")]
+Running = Annotated[
+    bool,
+    typer.Option(
+        "--running",
+        help="On the stack that runs (DATA_DIR's, or the one that FANFOLD_… names). What is written stays there.",
+    ),
+]
+BesideOtherData = Annotated[
+    bool, typer.Option("--beside-other-data", help="With --running: also when that stack holds users already.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is made up.")]
 
 
@@ -47,6 +58,8 @@ def deliveries(
     form: Annotated[Forms, typer.Option(help="Backlog: all is in the log before the clock starts.")] = Forms.BOTH,
     runs: Runs = 3,
     workers: Workers = 1,
+    running: Running = False,
+    beside_other_data: BesideOtherData = False,
     seed: Seed = 7,
     as_json: JsonFlag = False,
 ) -> None:
@@ -58,14 +71,15 @@ def deliveries(
     from benchmarks.deliveries_report import print_deliveries
     from benchmarks.warm_state import Shape, refuse_too_large
 
+    if running and form is not Forms.LIVE:
+        raise InvalidInput("--running has no backlog form, which stops workers: add --form live")
     shape = Shape(timelines, entries, fan_out)
     forms = tuple(Form) if form is Forms.BOTH else (Form(form),)
     options = Options(shape, tweets, runs, forms, workers, seed)
-    folder = settings_of(context).data_dir / "bench"
-    refuse_too_large(shape, tweets * runs * len(forms), *_free(folder))
-    report = _on_a_fresh_stack(
-        folder, workers, lambda stack, stores, watcher: DeliveriesBench(options, stack, stores, watcher).run()
-    )
+    settings = settings_of(context)
+    refuse_too_large(shape, tweets * runs * len(forms), *_free(settings.data_dir))
+    ground = _ground(settings, workers, running=running, beside_other_data=beside_other_data)
+    report = _measured(ground, lambda opened: DeliveriesBench(options, opened).run())
     _show(report, print_deliveries, as_json)
     if not report.clean:
         raise CheckFailed("an audit found differences, so there is no figure")
@@ -80,6 +94,8 @@ def latency(
     idle_rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Tweets a second when idle.")] = 5.0,
     seconds: Annotated[float, typer.Option(min=1, max=3_600, help="Length of each phase.")] = 60.0,
     workers: Workers = 1,
+    running: Running = False,
+    beside_other_data: BesideOtherData = False,
     seed: Seed = 7,
     as_json: JsonFlag = False,
 ) -> None:
@@ -90,13 +106,11 @@ def latency(
     from benchmarks.latency import LatencyBench, Options, print_latency
     from benchmarks.warm_state import Shape, refuse_too_large
 
-    shape = Shape(timelines, entries, fan_out)
-    folder = settings_of(context).data_dir / "bench"
-    refuse_too_large(shape, round(seconds * (idle_rate + TWEETS_PER_S_MAX)), *_free(folder))
+    shape, settings = Shape(timelines, entries, fan_out), settings_of(context)
+    refuse_too_large(shape, round(seconds * (idle_rate + TWEETS_PER_S_MAX)), *_free(settings.data_dir))
     options = Options(shape, idle_rate, seconds, workers, seed)
-    report = _on_a_fresh_stack(
-        folder, workers, lambda stack, stores, watcher: LatencyBench(options, stack, stores, watcher).run()
-    )
+    ground = _ground(settings, workers, running=running, beside_other_data=beside_other_data)
+    report = _measured(ground, lambda opened: LatencyBench(options, opened).run())
     _show(report, print_latency, as_json)
     if not report.audit.clean:
         raise CheckFailed("the audit found differences, so there is no figure")
@@ -133,22 +147,22 @@ def _free(folder: Path) -> tuple[int, int]:
     return psutil.virtual_memory().available, psutil.disk_usage(str(existing)).free
 
 
-def _on_a_fresh_stack(folder: Path, workers: int, measure: "Callable[[Stack, Stores, Watcher], Any]") -> Any:
-    """Runs it on a stack of its own; Ctrl-C and SIGTERM stop and remove everything."""
+def _ground(
+    settings: "Settings", workers: int, *, running: bool, beside_other_data: bool
+) -> "AbstractContextManager[Ground]":
     from benchmarks.demo_report import Watcher
-    from benchmarks.stage import fresh_stack, remove
-    from infra.composition import stores
+    from benchmarks.stage import own_ground, running_ground
     from infra.stack.progress import to_standard_error
 
-    watcher = Watcher()
+    if running:
+        return running_ground(settings, Watcher(), beside_other_data=beside_other_data)
+    return own_ground(settings.data_dir / "bench", workers, Watcher(), to_standard_error)
 
+
+def _measured(ground: "AbstractContextManager[Ground]", measure: "Callable[[Ground], Any]") -> Any:
     def run() -> Any:
-        try:
-            with fresh_stack(folder, workers, watcher, to_standard_error) as stack, stores(stack.settings()) as opened:
-                return measure(stack, opened, watcher)
-        except KeyboardInterrupt:
-            remove(folder)
-            raise
+        with ground as opened:
+            return measure(opened)
 
     return _interruptible(run)
 
@@ -160,7 +174,7 @@ def _interruptible(run: Callable[[], Any]) -> Any:
     try:
         return run()
     except KeyboardInterrupt:
-        say("interrupted: everything is stopped and removed")
+        say("interrupted: everything that was started is stopped and removed")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 

@@ -12,22 +12,19 @@ from enum import StrEnum
 import numpy as np
 
 from benchmarks.deliveries_report import DeliveriesReport, Run
-from benchmarks.demo_report import Watcher
 from benchmarks.limit import load_limit, measure_limit
 from benchmarks.plain import measure_plain
 from benchmarks.scrape import read_totals
+from benchmarks.stage import Ground
 from benchmarks.warm_state import Audience, Chunk, Shape, fill, give_memory, warm
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.audit_report import AuditResult
 from consumers.delivered import delivered
 from infra import outbox
-from infra.composition import Stores
 from infra.errors import FanfoldError
-from infra.settings import Settings
 from infra.stack.roles import instance_name
 from infra.stack.status import read_status
-from infra.stack.supervisor import Stack
 from producers.publish import NewTweet, Publisher
 from producers.snowflake import Snowflakes
 
@@ -60,12 +57,12 @@ class Options:
 class DeliveriesBench:
     """The measurement on a stack that is up."""
 
-    def __init__(self, options: Options, stack: Stack, stores: Stores, watcher: Watcher) -> None:
+    def __init__(self, options: Options, ground: Ground) -> None:
         self._options = options
-        self._stack = stack
-        self._settings: Settings = stack.settings()
-        self._stores = stores
-        self._watcher = watcher
+        self._stack = ground.stack
+        self._settings = ground.settings
+        self._stores = stores = ground.stores
+        self._watcher = ground.watcher
         self._rng = np.random.default_rng(options.seed)
         self._publisher = Publisher(stores.engine, stores.bodies)
 
@@ -105,6 +102,7 @@ class DeliveriesBench:
 
     def _backlog(self, authors: Sequence[int]) -> float:
         """Everything is in the activity log before a worker runs. The clock starts when the first one is ready."""
+        assert self._stack is not None, "workers of a stack that others run cannot be stopped"
         names = [instance_name("worker", at) for at in range(1, self._options.workers + 1)]
         for name in names:
             self._stack.stop_part(name)

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.demo_report import LATENCY, Watcher
+from benchmarks.demo_report import LATENCY
 from benchmarks.scrape import percentile, read_buckets
+from benchmarks.stage import Ground
 from benchmarks.warm_state import Audience, Shape, fill, give_memory, warm
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.audit_report import AuditResult
 from consumers.delivered import delivered
-from infra.composition import Stores
 from infra.stack.status import read_status
-from infra.stack.supervisor import Stack
 from producers.publish import NewTweet, Publisher
 
 CALLERS = 16  # of the open loop: so many posts may be under way
@@ -94,11 +93,11 @@ class LatencyReport:
 class LatencyBench:
     """The measurement on a stack that is up."""
 
-    def __init__(self, options: Options, stack: Stack, stores: Stores, watcher: Watcher) -> None:
+    def __init__(self, options: Options, ground: Ground) -> None:
         self._options = options
-        self._settings = stack.settings()
-        self._stores = stores
-        self._watcher = watcher
+        self._settings = ground.settings
+        self._stores = stores = ground.stores
+        self._watcher = ground.watcher
         self._rng = np.random.default_rng(options.seed)
         self._publisher = Publisher(stores.engine, stores.bodies)
 

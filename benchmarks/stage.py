@@ -4,13 +4,46 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from benchmarks.demo_report import Watcher
+from benchmarks.warm_state import refuse_other_data
+from infra.composition import Stores, stores
+from infra.settings import Settings
 from infra.stack.progress import Report
 from infra.stack.stop import stop_stack
 from infra.stack.supervisor import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a benchmark runs on. `stack` is None when others run it: its parts are not ours to stop then."""
+
+    stack: Stack | None
+    settings: Settings
+    stores: Stores
+    watcher: Watcher
+
+
+@contextmanager
+def own_ground(folder: Path, workers: int, watcher: Watcher, report: Report) -> Iterator[Ground]:
+    """A stack of its own that is gone afterwards, also when it is interrupted."""
+    try:
+        with fresh_stack(folder, workers, watcher, report) as stack, stores(stack.settings()) as opened:
+            yield Ground(stack, stack.settings(), opened, watcher)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def running_ground(settings: Settings, watcher: Watcher, *, beside_other_data: bool) -> Iterator[Ground]:
+    """The stack that the settings name. Raises `Conflict` when it holds data, unless that is allowed."""
+    with stores(settings) as opened:
+        refuse_other_data(opened.engine, allowed=beside_other_data)
+        yield Ground(None, settings, opened, watcher)
 
 
 @contextmanager
@@ -28,11 +61,6 @@ def fresh_stack(folder: Path, workers: int, watcher: Watcher, report: Report) ->
     finally:
         watcher.step("stopping everything")
         stack.stop(report)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove(folder: Path) -> None:
-    """Removes what a run left."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -116,7 +116,7 @@ def refuse_other_data(engine: sa.Engine, *, allowed: bool) -> None:
     if users and not allowed:
         raise Conflict(
             f"the stack holds {users:,} users already, and a benchmark would mix its own with them: "
-            "use an empty stack, or say --beside-other-data"
+            "use an empty stack, or add --beside-other-data"
         )
 
 
@@ -198,7 +198,7 @@ def _copy_follows(connection: sa.Connection, audience: Audience) -> None:
 
 
 _USERS = sa.text(
-    "INSERT INTO users (id, handle) SELECT n, 'user_' || n FROM generate_series(CAST(:first AS bigint), :last) AS n"
+    "INSERT INTO users (id, handle) SELECT n, 'bench_' || n FROM generate_series(CAST(:first AS bigint), :last) AS n"
 )
 # A tweet each `step` ms, the authors in turn.
 _HISTORY = sa.text(

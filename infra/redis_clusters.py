@@ -14,7 +14,7 @@ from infra.shard_map import CLUSTERS, ShardMap
 from infra.slots import slot_of
 from infra.zookeeper import Watched
 
-CALLS_AT_ONCE_MAX = 48  # threads: 16 partitions with one call in flight on three clusters
+CALLS_AT_ONCE_MAX = 24  # threads: eight rebuilds or batches of an audit, on three clusters each
 
 R = TypeVar("R")
 K = TypeVar("K")

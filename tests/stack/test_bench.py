@@ -1,0 +1,101 @@
+"""The benchmarks as a user runs them, small: one object with every key, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+WITHIN_S = 240.0
+SMALL = ("--timelines", "300", "--entries", "64", "--fan-out", "20")
+
+
+def command(data_dir: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "infra", "--data-dir", str(data_dir), "bench", *words]
+
+
+def run(data_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(data_dir, *words), capture_output=True, text=True, timeout=WITHIN_S, check=False)
+
+
+def processes_of(folder: Path) -> list[str]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(folder) in line and process.pid != os.getpid():
+            found.append(line)
+    return found
+
+
+def test_deliveries_prints_one_object_with_limits_of_the_same_run_and_a_clean_audit(tmp_path: Path) -> None:
+    done = run(tmp_path, "deliveries", *SMALL, "--tweets", "400", "--runs", "1", "--json")
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for key in ("deliveries_per_s", "limit_per_s", "blind_limit_per_s", "plain_per_s", "ratio"):
+        assert found[key] > 0, key
+    assert (found["copies"], found["workers"], found["tweets"]) == (3, 1, 400)
+    assert found["ratio"] == pytest.approx(found["deliveries_per_s"] / found["limit_per_s"], abs=0.01)
+    assert found["live"]["deliveries_per_s"] > 0
+    for audit in (found["audit"], found["live"]["audit"]):
+        assert audit["timelines"] == 3 * 300
+        assert {audit[name] for name in ("missing", "duplicate", "unexpected", "misordered", "absent")} == {0}
+    assert not (tmp_path / "bench").exists()
+    assert processes_of(tmp_path) == []
+
+
+def test_latency_prints_percentiles_when_idle_and_at_half_of_the_maximum(tmp_path: Path) -> None:
+    done = run(tmp_path, "latency", *SMALL, "--seconds", "3", "--json")
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for phase in ("idle", "half_load"):
+        one = found[phase]
+        assert 0 < one["latency_ms_p50"] <= one["latency_ms_p99"] <= one["latency_ms_p999"]
+        assert one["chunks"] >= one["tweets"] > 0
+    assert found["half_load"]["tweets_per_s"] == pytest.approx(found["maximum_tweets_per_s"] / 2, rel=0.02)
+    assert found["audit"]["missing"] == 0
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command(tmp_path, "deliveries", *SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as bench:
+        assert bench.stderr is not None
+        for line in bench.stderr:
+            if "writing" in line:
+                break
+        bench.send_signal(signal.SIGINT)
+        said = bench.stderr.read()
+        assert bench.wait(60) == 130
+
+    assert "interrupted" in said
+    assert not (tmp_path / "bench").exists()
+    deadline_s = time.monotonic() + 10
+    while left := processes_of(tmp_path):
+        assert time.monotonic() < deadline_s, left
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("deliveries", "--timelines", "2000000"), 3, "2,000,000 timelines of 800 entries"),
+        (("deliveries", "--running"), 2, "--running has no backlog form"),
+        (("deliveries", "--entries", "801"), 2, "less than or equal to 800"),
+        (("deliveries", "--running", "--form", "live"), 3, "FANFOLD_"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_starts(
+    tmp_path: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    done = run(tmp_path, *words)
+
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "bench").exists()
