@@ -114,6 +114,9 @@ def test_one_of_two_rebuilds_at_the_same_time_is_enough(
     assert rebuild(stores.engine, stores.timelines, Kind.HOME, [reader]) == {reader: Outcome.BUSY}
 
 
+ONE_FOR_ONE_LIST = b"\0\1" + b"\0\0" + bytes(4)  # how many tweets the list gets, which, and its message
+
+
 def test_a_removal_during_a_rebuild_makes_it_start_again_with_a_fresh_read(
     stores: Stores,
     publisher: Publisher,
@@ -131,7 +134,7 @@ def test_a_removal_during_a_rebuild_makes_it_start_again_with_a_fresh_read(
             key = redis_keys.home_timeline(reader)
             for cluster in CLUSTERS:
                 node = stores.clusters.node_for(cluster, reader)
-                node.call("apply", 0, 1, 1, 1, 0, 800, "R", 0, tweets[0], key, "")
+                node.call("apply", 0, 1, 1, 1, 0, 0, 800, "R", 0, tweets[0], key, ONE_FOR_ONE_LIST)
         reads.append(users)
         return snapshots
 
