@@ -101,11 +101,7 @@ def create_app(parts: Parts) -> faust.App:
         _add_agent(app, parts, DELIVERIES, _handling(parts, "deliver", deliver), DELIVER_ROUNDS),
     ]
 
-    def drop_waiting() -> None:
-        for of_agent in rounds:
-            of_agent.drop_waiting()
-
-    app.transport.Consumer = partial(InOrderConsumer, drop_waiting=drop_waiting)
+    app.transport.Consumer = partial(InOrderConsumer, rounds=rounds)
 
     async def on_revoked(*_: object, **__: object) -> None:
         """Faust has waited for the batches at work: what was held for them belongs to an old generation now."""

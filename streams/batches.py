@@ -44,7 +44,6 @@ class Batches:
         self._stream = stream
         self._rounds = rounds
         self._waiting: list[faust.EventT] = []
-        self._newest_generation = -1
         self._dropped_generation = -1  # what comes of it is not taken: what came before it was dropped
         self._changed = asyncio.Event()
 
@@ -56,7 +55,6 @@ class Batches:
     async def put(self, event: faust.EventT) -> None:
         """Takes one event more; waits while too much waits."""
         message = event.message
-        self._newest_generation = max(self._newest_generation, message.generation_id)
         await self._until(lambda: len(self._waiting) < BATCH_MESSAGES_MAX and self.waiting_bytes < BATCH_BYTES_MAX)
         if message.generation_id <= self._dropped_generation:
             return
@@ -79,10 +77,10 @@ class Batches:
         self.at_work = False
         self._changed.set()
 
-    def drop_waiting(self) -> None:
+    def drop_waiting(self, generation: int) -> None:
         """Before a stop or a rebalance: only the batch at work is ended. What waits is read again, and nothing more is
-        taken of its generation: that would commit past it."""
-        self._dropped_generation = self._newest_generation
+        taken of this generation: that would commit past it."""
+        self._dropped_generation = generation
         self._drop()
 
     async def finish(self) -> None:

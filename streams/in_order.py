@@ -7,7 +7,7 @@ crash would bring minutes of work again. In order, the newest acknowledged offse
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from faust.transport.drivers.aiokafka import Consumer
@@ -18,6 +18,7 @@ from streams.batches import BATCH_WAIT_S
 from streams.ending import end_process
 from streams.fair_polls import FairConsumerThread
 from streams.progress import AGENT_OF, Fetched, Place, Run
+from streams.rounds import Rounds
 
 # Fetches of one partition that a look once a second may find: Faust holds some 5,000 messages of it, one each at worst.
 RUNS_MAX = 16_384
@@ -35,9 +36,9 @@ class NotingThread(FairConsumerThread):
 class InOrderConsumer(Consumer):  # type: ignore[misc]
     """Commits after the newest acknowledged message of each partition, and polls them all alike."""
 
-    def __init__(self, *given: Any, drop_waiting: Callable[[], None], **named: Any) -> None:
+    def __init__(self, *given: Any, rounds: Sequence[Rounds], **named: Any) -> None:
         self._runs: dict[Place, deque[Run]] = {}
-        self._drop_waiting = drop_waiting
+        self._rounds = rounds
         super().__init__(*given, **named)
 
     def note(self, records: Mapping[TP, Sequence[Any]]) -> None:
@@ -85,14 +86,25 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
             return newest + 1
 
     async def wait_empty(self) -> None:
-        """Faust waits without limit for the batches at work before it stops or gives partitions back; while it waits
-        nobody in the group works. A batch that waits for a server ends the process instead, unacknowledged."""
-        self._drop_waiting()
-        waiting = asyncio.ensure_future(super().wait_empty())
-        done, _ = await asyncio.wait({waiting}, timeout=BATCH_WAIT_S)  # it swallows a cancellation, so wait_for hangs
+        """Ends the rounds at work before a stop, and before partitions are given back; meanwhile nobody in the group
+        works. A round that waits for a server ends the process instead, unacknowledged.
+
+        Faust's own waits without limit, and for every message that was given to a stream: also for those that were
+        dropped, the last of which its stream holds on to until the next one comes, so never.
+        """
+        for rounds in self._rounds:
+            rounds.drop_waiting(self.app.consumer_generation_id)
+        waiting = asyncio.ensure_future(self._commit_when_idle())
+        done, _ = await asyncio.wait({waiting}, timeout=BATCH_WAIT_S)  # a commit swallows cancellation: wait_for hangs
         if not done:
             end_process("a batch did not end in time for a stop or a rebalance")
         await waiting
+
+    async def _commit_when_idle(self) -> None:
+        for rounds in self._rounds:
+            await rounds.wait_idle()
+        await self.commit()  # when one is under way, it only waits for that, and the next takes what came after
+        await self.commit_and_end_transactions()
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Gaps do not matter here."""

@@ -38,8 +38,8 @@ class Waiting(Protocol):
     async def acknowledge(self, batch: Batch) -> None:
         """Its effect is there; it is no longer at work."""
 
-    def drop_waiting(self) -> None:
-        """Forgets what waits: it will be read again."""
+    def drop_waiting(self, generation: int) -> None:
+        """Forgets what waits, and what still comes of this generation: it will be read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,15 @@ class Rounds:
         """Takes nothing more of it."""
         self._partitions.discard(partition)
 
-    def drop_waiting(self) -> None:
+    def drop_waiting(self, generation: int) -> None:
         """Before a stop or a rebalance: only rounds at work are ended, what waits is read again."""
         for partition in list(self._partitions):
-            partition.drop_waiting()
+            partition.drop_waiting(generation)
+
+    async def wait_idle(self) -> None:
+        """Returns when no round is at work."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def kick(self) -> None:
         """To be called when more waits: starts a round if one is free."""

@@ -40,7 +40,8 @@ TROUBLE_S = 120.0
 EVENT_EVERY_S = (3.0, 5.0)
 FROZEN_S = (SESSION_S + 2.0, SESSION_S + 5.0)  # long enough that the group goes on without the worker
 LAG_GONE_WITHIN_S = 30.0
-WORKERS = ("worker", "worker-2", "worker-3")
+WORKERS = ("worker", "worker-2", "worker-3", "worker-4")
+WORKERS_FIRST = 3
 CALLERS = 3
 POSTS_PER_S = 30.0  # of all callers; with 23 followers each on average, far below what one worker delivers
 DELETE_SHARE, UNFOLLOW_SHARE, FOLLOW_AGAIN_SHARE = 0.1, 0.15, 0.7  # of posts, of posts, of unfollows
@@ -111,7 +112,7 @@ class Troublemaker:
         self._diary = diary
         self._threads = threads
         self._thaw_at_s: dict[str, float] = {}
-        self._left: set[str] = set(WORKERS[2:])
+        self._left: set[str] = set(WORKERS[WORKERS_FIRST:])
         self._joins: dict[str, Future[str]] = {}
 
     def run(self, seconds: float) -> None:
@@ -165,10 +166,13 @@ class Troublemaker:
         if name in self._joins and not self._joins[name].done():
             return Condition.BUSY
         if name in self._left:
-            gone = (name not in self._joins and name in WORKERS[2:]) or self._stack.state(name) is PartState.STOPPED
-            return Condition.AWAY if gone else Condition.BUSY
+            never_started = name in WORKERS[WORKERS_FIRST:] and name not in self._joins
+            return Condition.AWAY if never_started or self._gone(name) else Condition.BUSY
         serves = self._stack.state(name) is PartState.RUNNING and name not in self._thaw_at_s
         return Condition.SERVING if serves else Condition.BUSY
+
+    def _gone(self, name: str) -> bool:
+        return self._stack.state(name) is PartState.STOPPED
 
     def _thaw(self, now_s: float) -> None:
         for name in [name for name, at_s in self._thaw_at_s.items() if at_s <= now_s]:
@@ -234,9 +238,9 @@ def telling(diary: Diary) -> Iterator[None]:
 
 @contextmanager
 def prepared_stack(seed: int, diary: Diary) -> Iterator[tuple[Stack, Stores, Graph]]:
-    """A stack with two workers and users who all are active."""
+    """A stack with its first workers and users who all are active."""
     folder = fresh_folder("drill-workers")
-    stack = Stack(folder, roles=("registrar", "coordinator", "relay", "worker"), workers=2)
+    stack = Stack(folder, roles=("registrar", "coordinator", "relay", "worker"), workers=WORKERS_FIRST)
     stack.start(diary.note_progress)
     try:
         with stores(stack.settings()) as opened:

@@ -1,9 +1,9 @@
 """Batching and acknowledging: after the effect, in order, and never half a batch."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,7 +209,7 @@ def test_who_offers_a_message_goes_on_when_what_waits_is_dropped() -> None:
         for _ in range(3 * BATCH_MESSAGES_MAX):
             await asyncio.sleep(0)
         assert stream.given < len(events)
-        made[0].drop_waiting()
+        made[0].drop_waiting(generation=1)
         go_on.set()
         await until(lambda: stream.acknowledged == [0, 1])
         stream.closed.set()
@@ -244,7 +244,7 @@ def test_before_a_rebalance_what_waits_is_dropped_and_nothing_after_it_is_taken(
     async def then(task: "asyncio.Task[None]") -> None:
         for _ in range(20):
             await asyncio.sleep(0)
-        made[0].drop_waiting()
+        made[0].drop_waiting(generation=1)
         early.set()
         go_on.set()
         await until(lambda: stream.acknowledged == [0])
@@ -298,26 +298,61 @@ def test_an_exception_never_leaves_the_agent(ended: list[str], monkeypatch: pyte
     assert stream.acknowledged == []
 
 
-def test_faust_does_not_wait_for_a_batch_for_longer_than_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    reasons: list[str] = []
+class FakeRounds:
+    """Rounds as far as the consumer uses them."""
 
-    async def never_empty(_: InOrderConsumer) -> None:
-        """As Faust's own, which swallows a cancellation and waits on."""
-        while not reasons:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
+    def __init__(self, *, idle: bool) -> None:
+        self.dropped_generation = 0
+        self._idle = idle
 
-    monkeypatch.setattr(InOrderConsumer.__bases__[0], "wait_empty", never_empty)
-    monkeypatch.setattr(in_order, "end_process", reasons.append)
-    monkeypatch.setattr(in_order, "BATCH_WAIT_S", 0.01)
+    def drop_waiting(self, generation: int) -> None:
+        self.dropped_generation = generation
+
+    async def wait_idle(self) -> None:
+        if not self._idle:
+            await asyncio.Event().wait()
+
+
+def consumer_with(rounds: Any, committed: list[bool]) -> InOrderConsumer:
+    """A consumer of generation 7 that has given a message to a stream, which still holds on to it."""
+
+    async def commit(start_new_transaction: bool = True) -> bool:
+        committed.append(start_new_transaction)
+        return True
 
     consumer = InOrderConsumer.__new__(InOrderConsumer)
-    dropped: list[bool] = []
-    consumer._drop_waiting = lambda: dropped.append(True)
-    asyncio.run(consumer.wait_empty())
+    consumer._rounds = [rounds]
+    consumer.app = SimpleNamespace(consumer_generation_id=7)
+    consumer.commit = commit
+    consumer._unacked_messages = {"held by its stream"}
+    return consumer
 
-    assert reasons == ["a batch did not end in time for a stop or a rebalance"]
-    assert dropped == [True]
+
+def test_faust_does_not_wait_for_a_batch_for_longer_than_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    committed: list[bool] = []
+
+    def end(reason: str) -> None:
+        raise Ended(reason)
+
+    monkeypatch.setattr(in_order, "end_process", end)
+    monkeypatch.setattr(in_order, "BATCH_WAIT_S", 0.01)
+    rounds = FakeRounds(idle=False)
+
+    with pytest.raises(Ended, match="a batch did not end in time for a stop or a rebalance"):
+        asyncio.run(consumer_with(rounds, committed).wait_empty())
+
+    assert rounds.dropped_generation == 7
+    assert committed == []
+
+
+def test_dropped_messages_that_streams_hold_on_to_are_not_waited_for() -> None:
+    committed: list[bool] = []
+    rounds = FakeRounds(idle=True)
+
+    asyncio.run(consumer_with(rounds, committed).wait_empty())
+
+    assert rounds.dropped_generation == 7
+    assert committed == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Partition:
         self.acknowledged += batch
         self.at_work = False
 
-    def drop_waiting(self) -> None:
+    def drop_waiting(self, generation: int) -> None:
         self._waiting.clear()
 
 
