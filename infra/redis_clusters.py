@@ -64,12 +64,16 @@ class RedisClusters:
         answer. A node that hangs costs one time-out, whichever it is: the others' answers wait in their sockets."""
         replies: dict[str, Reply] = {}
         outcomes: dict[str, Any] = {}
-        for name, arguments in calls.items():
-            try:
-                replies[name] = self.node(name).start(function, *arguments)
-            except Exception as error:  # noqa: BLE001 - handed to the caller, who decides for each node
-                outcomes[name] = error
-        return outcomes | {name: _outcome(Reply.get, reply) for name, reply in replies.items()}
+        try:
+            for name, arguments in calls.items():
+                try:
+                    replies[name] = self.node(name).start(function, *arguments)
+                except Exception as error:  # noqa: BLE001 - handed to the caller, who decides for each node
+                    outcomes[name] = error
+            return outcomes | {name: _outcome(Reply.get, reply) for name, reply in replies.items()}
+        finally:
+            for reply in replies.values():
+                reply.drop()  # an interruption came first; nothing otherwise
 
     def submit(self, call: Callable[[], R]) -> Future[R]:
         """Runs one call on the shared threads."""

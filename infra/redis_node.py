@@ -5,7 +5,6 @@ A call that timed out may still run later; whoever calls numbers its calls or ho
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -55,18 +54,29 @@ class RedisNode:
             try:
                 connection.send_command("FCALL", function, 0, *arguments)  # type: ignore[no-untyped-call]
             except BaseException:
-                connection.disconnect()  # type: ignore[no-untyped-call]
-                self._client.connection_pool.release(connection)
+                self.drop(connection)
                 raise
         return Reply(self, connection)
 
     def finish(self, connection: redis.Connection) -> Any:
-        """Reads the answer to what `start` sent, and gives the connection back."""
-        try:
-            with self._our_errors():
-                return connection.read_response()
-        finally:
-            self._client.connection_pool.release(connection)
+        """Reads the answer to what `start` sent, and gives the connection back; closed, unless the answer was read to
+        its end: whoever is given the connection next would take the rest for his own."""
+        with self._our_errors():
+            try:
+                answer = connection.read_response()
+            except redis.ResponseError:
+                self._client.connection_pool.release(connection)
+                raise
+            except BaseException:
+                self.drop(connection)
+                raise
+        self._client.connection_pool.release(connection)
+        return answer
+
+    def drop(self, connection: redis.Connection) -> None:
+        """Gives a connection back whose answer nobody will read."""
+        connection.disconnect()  # type: ignore[no-untyped-call]
+        self._client.connection_pool.release(connection)
 
     def look(self, function: str, *arguments: Argument) -> Any:
         """Runs a reading Function of our library."""
@@ -114,13 +124,23 @@ class RedisNode:
         return RedisRefused(f"Redis node {self.name} refused a command: {text}")
 
 
-@dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a call that was sent."""
+    """The answer to a call that was sent. Got or dropped, since its connection is given back then; got only once."""
 
-    node: RedisNode
-    connection: redis.Connection
+    def __init__(self, node: RedisNode, connection: redis.Connection) -> None:
+        self._node = node
+        self._connection: redis.Connection | None = connection
 
     def get(self) -> Any:
-        """Waits for it; once, and always, since the connection is given back then. Raises as `RedisNode.call` does."""
-        return self.node.finish(self.connection)
+        """Waits for it. Raises as `RedisNode.call` does, and `LookupError` the second time: the connection may be
+        another caller's by then."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            raise LookupError("this reply was got or dropped before")
+        return self._node.finish(connection)
+
+    def drop(self) -> None:
+        """Closes the connection of a reply that was not got."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._node.drop(connection)
