@@ -52,7 +52,7 @@ class Forms(StrEnum):
 def deliveries(
     context: typer.Context,
     timelines: Timelines = 50_000,
-    entries: Entries = 800,
+    entries: Entries = 480,
     fan_out: FanOut = 300,
     tweets: Annotated[int, typer.Option(min=1, max=1_000_000, help="Tweets of one run.")] = 20_000,
     form: Annotated[Forms, typer.Option(help="Backlog: all is in the log before the clock starts.")] = Forms.BOTH,

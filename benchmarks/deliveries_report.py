@@ -13,7 +13,7 @@ from consumers.audit_report import AuditResult, Counts
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of one form."""
+    """One run of one form. `audit` is the comparison that followed it."""
 
     deliveries: int
     seconds: float

@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("deliveries", "--timelines", "2000000"), 3, "2,000,000 timelines of 800 entries"),
+        (("deliveries", "--timelines", "2000000"), 3, "2,000,000 timelines of 480 entries"),
         (("deliveries", "--running"), 2, "--running has no backlog form"),
         (("deliveries", "--entries", "801"), 2, "less than or equal to 800"),
         (("deliveries", "--running", "--form", "live"), 3, "FANFOLD_"),
