@@ -59,6 +59,7 @@ def plan_deliveries(event: Activity, facts: Facts, followers: PackedFollowers | 
     """The chunks that one event asks for.
 
     A follow event means "look at this pair": the pair's row decides, so an old event that is replayed does no harm.
+    An unfollow takes the author's entries out in any case, and puts those that are live back if the row says so.
     """
     match event.type:
         case ActivityType.POSTED:
@@ -84,8 +85,11 @@ def _to_timelines(
 
 def _to_follower(event: Activity, facts: Facts, length: int) -> Iterator[Chunk]:
     author, follower = event.author_id, event.other_id
-    if not facts.following.get((author, follower), False):
+    follows = facts.following.get((author, follower), False)
+    # Also when he follows again by now: the index may have been loaded in between, and then a retract passed him by.
+    if not follows or event.type is ActivityType.UNFOLLOWED:
         yield _to_one(follower, DeliveryKind.UNMERGE, author, event)
+    if not follows:
         yield _to_one(follower, DeliveryKind.REMOVE_CELEBRITY, author, event)
     elif author in facts.pull:
         yield _to_one(follower, DeliveryKind.ADD_CELEBRITY, author, event)
@@ -225,7 +229,8 @@ def changes_by_author(following: Mapping[tuple[int, int], bool]) -> dict[int, di
     """What a batch's follow events say about the index, author by author.
 
     It is taken before the batch's first event: an event meets an index that is newer than itself, as it does after a
-    load. Harmless: whoever has unfollowed since is unmerged by an event behind it, whoever has followed is merged.
+    load. Harmless: whoever has unfollowed since is unmerged by an event behind it, also when he follows again by then,
+    and whoever has followed is merged.
     """
     changes: dict[int, dict[int, bool]] = {}
     for (author, follower), follows in following.items():
