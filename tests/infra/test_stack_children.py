@@ -140,8 +140,8 @@ def test_a_part_that_says_no_start_would_help_is_not_started_again_and_its_reaso
     crew.launch([part("worker", program)])
     crew.begin_watch()
     child = crew.child("worker")
-    wait_until(lambda: child.state is PartState.FAILED)
-    assert child.restarts == 0
+    wait_until(lambda: any("not started again" in progress.text for progress in told))
+    assert (child.state, child.restarts) == (PartState.FAILED, 0)
     [said] = [progress.text for progress in told if "not started again" in progress.text]
     assert said.startswith(f"ended with exit code {EXIT_NOT_AGAIN}, which says that another start would not help")
     assert words in said

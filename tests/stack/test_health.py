@@ -22,11 +22,13 @@ from infra.metrics import CATALOGUE
 from infra.stack.ports import load_ports
 from infra.stack.status import read_status, table
 from infra.stack.supervisor import Stack
+from infra.topics import ACTIVITY, DELIVERIES
 from producers.importer import import_follows
 from producers.publish import NewTweet, Publisher
 from tests.services import fresh_folder
 
 ROLES = ("registrar", "coordinator", "relay", "worker", "api")
+PLACES = ACTIVITY.partitions + DELIVERIES.partitions  # partitions that one worker has alone
 USERS = 50
 
 
@@ -120,7 +122,7 @@ def test_what_was_delivered_is_counted_and_no_lag_is_left(stack: Stack, opened: 
     )
     wait_for(lambda: total(stack, "worker", "fanfold_lag_offsets") == 0, "no lag")
     assert total(stack, "worker", "fanfold_lag_seconds") == 0
-    assert len(samples(stack, "worker")["fanfold_lag_offsets"]) == 24
+    assert len(samples(stack, "worker")["fanfold_lag_offsets"]) == PLACES
     assert total(stack, "relay", "fanfold_relayed_total") >= 20
     wait_for(lambda: total(stack, "relay", "fanfold_outbox_unsent_events") == 0, "an empty outbox")
     assert total(stack, "relay", "fanfold_outbox_age_seconds") == 0
@@ -187,13 +189,15 @@ def test_a_worker_that_waits_for_a_node_is_alive_and_ready_and_its_lag_grows(sta
 
 def test_partitions_spread_and_both_workers_are_ready(stack: Stack) -> None:
     stack.start_role("worker", 2)
-    wait_for(lambda: len(samples(stack, "worker").get("fanfold_lag_offsets", [])) == 12, "half of the partitions")
+    wait_for(
+        lambda: len(samples(stack, "worker").get("fanfold_lag_offsets", [])) == PLACES / 2, "half of the partitions"
+    )
     partitions = said(stack, "worker-2", "/readyz")["partitions"]
-    assert sum(partitions.values()) == 12
+    assert sum(partitions.values()) == PLACES / 2
 
     stack.stop_part("worker-2")
 
-    wait_for(lambda: len(samples(stack, "worker")["fanfold_lag_offsets"]) == 24, "all partitions")
+    wait_for(lambda: len(samples(stack, "worker")["fanfold_lag_offsets"]) == PLACES, "all partitions")
     assert ask(stack, "worker", "/readyz")[0] == 200
 
 
