@@ -95,6 +95,7 @@ class LatencyBench:
 
     def __init__(self, options: Options, ground: Ground) -> None:
         self._options = options
+        self._stack = ground.stack
         self._settings = ground.settings
         self._stores = stores = ground.stores
         self._watcher = ground.watcher
@@ -106,7 +107,8 @@ class LatencyBench:
         shape = self._options.shape
         self._watcher.step(f"writing {shape.timelines:,} users, their follows and the history into the database")
         audience = fill(self._stores.engine, shape, self._rng)
-        give_memory(self._stores, shape)
+        if self._stack is not None:
+            give_memory(self._stores, shape)
         self._watcher.step(f"{shape.timelines:,} users read their home timelines for the first time")
         warm(self._stores, range(audience.first, audience.first + shape.timelines), self._watcher.counted)
         idle = self._phase("idle", audience, self._options.idle_rate)

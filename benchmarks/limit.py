@@ -17,7 +17,7 @@ from infra.redis_clusters import RedisClusters
 from infra.redis_keys import HOME, KEY_BYTES, page_of_keys
 from infra.slots import slots_of
 
-CALL_KEYS = 2_000  # keys of one call: more gained nothing
+CALL_KEYS = 2_000  # keys of one call
 CALLS_IN_FLIGHT = 4  # on each node
 TIMEOUT_S = 60.0
 

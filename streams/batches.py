@@ -14,7 +14,7 @@ from streams.ending import end_process
 from streams.progress import AGENT_OF, PROGRESS
 from streams.rounds import Rounds
 
-BATCH_MESSAGES_MAX = 1_000  # what waits for the next batch: of activity, 0.3 s of work that shares a transaction
+BATCH_MESSAGES_MAX = 1_000  # what waits for the next batch; of activity it shares a transaction
 BATCH_BYTES_MAX = 2 * 1_048_576  # what waits, but for one message: 262,000 follower ids, a second's work at most
 BATCH_WAIT_S = 8.0  # a stop or a revoke waits this long for the batch at work: below the session of 10 s
 

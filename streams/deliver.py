@@ -30,8 +30,8 @@ from streams.progress import PROGRESS
 
 RUN_TARGETS_MAX = 262_144  # entries of one run: the more, the more of them share a look at their list; some 15 MB
 RUN_CHUNKS_MAX = 32_768  # their places in a call have two bytes
-CALL_TARGETS_MAX = 65_536  # entries of one call to all nodes: some 10 ms when most are the newest of their lists
-CALL_TARGETS_MIN = 4_096  # when all belong deep into their lists: 0.3 ms each at worst
+CALL_TARGETS_MAX = 65_536  # entries of one call to all nodes, when most are the newest of their lists
+CALL_TARGETS_MIN = 4_096  # at first, and when many belong deep into their lists
 CALL_SLOW_S = 0.5  # halves the next calls: readers wait behind a call, and its time-out is 5 s
 CALL_FAST_S = 0.1  # doubles them
 RETRY_FIRST_S = 0.05

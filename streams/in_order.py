@@ -20,7 +20,7 @@ from streams.fair_polls import FairConsumerThread
 from streams.progress import AGENT_OF, Fetched, Place, Run
 from streams.rounds import Rounds
 
-# Fetches of one partition that a look once a second may find: Faust holds some 5,000 messages of it, one each at worst.
+# Fetches of one partition that a look once a second may find, many times what can wait, one message each at worst.
 RUNS_MAX = 16_384
 
 

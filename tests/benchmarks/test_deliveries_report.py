@@ -45,3 +45,9 @@ def test_a_form_whose_audit_is_not_clean_has_no_figure(form: str) -> None:
 
 def test_the_worst_run_says_in_how_many_clusters_all_was_acknowledged() -> None:
     assert report([run(1, 1.0), run(1, 1.0, copies=2)], {"limit": [1.0]}).as_json()["copies"] == 2
+
+
+def test_without_limits_there_is_a_rate_and_no_ratio() -> None:
+    found = report([run(1_000, 4.0)], {}).as_json()
+
+    assert (found["deliveries_per_s"], found["ratio"], found["limits"]) == (250, None, {})

@@ -164,7 +164,8 @@ def test_an_old_follow_event_after_a_newer_load_changes_nothing_for_good(
 
     kinds = [kind for kind in log.kinds_for(went) if kind is not DeliveryKind.REMOVE_CELEBRITY]
     assert set(kinds) == {DeliveryKind.UNMERGE}
-    assert set(log.kinds_for(came_back)) == {DeliveryKind.DELIVER, DeliveryKind.MERGE}
+    returned = [kind for kind in log.kinds_for(came_back) if kind is not DeliveryKind.DELIVER]
+    assert returned == [DeliveryKind.MERGE, DeliveryKind.UNMERGE, DeliveryKind.MERGE, DeliveryKind.MERGE]
 
 
 def test_a_post_between_follow_events_of_its_batch_goes_to_the_followers_of_now_and_the_events_mend_the_rest(

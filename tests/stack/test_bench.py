@@ -11,6 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from consumers.audit import audit
+from infra.composition import stores
+from infra.stack.supervisor import Stack
+
 WITHIN_S = 240.0
 SMALL = ("--timelines", "300", "--entries", "64", "--fan-out", "20")
 
@@ -99,3 +103,20 @@ def test_what_cannot_be_measured_is_said_before_anything_starts(
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "bench").exists()
+
+
+def test_on_a_stack_that_runs_nothing_is_left_that_the_database_does_not_have(tmp_path: Path) -> None:
+    """Somebody else's stack: its audit is clean afterwards, and a second run refuses the first one's users."""
+    live = ("deliveries", *SMALL, "--running", "--form", "live", "--runs", "1", "--tweets", "100", "--json")
+    with Stack(tmp_path) as stack:
+        done = run(tmp_path, *live)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["live"]["deliveries_per_s"] > 0, found["ratio"], found["limits"]) == (True, None, {})
+        with stores(stack.settings()) as opened:
+            assert audit(opened.engine, opened.timelines, complete=True).clean
+
+        again = run(tmp_path, *live)
+
+    assert again.returncode == 2
+    assert "holds 300 users already" in again.stderr
