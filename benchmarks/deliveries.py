@@ -78,7 +78,7 @@ class DeliveriesBench:
             for form, run in ended.items():
                 runs[form].append(run(result))
         clean = all(run.audit.clean for form in runs.values() for run in form)
-        # The limits leave entries in the lists that the database does not have: never on a stack that others go on with.
+        # The limits leave entries in the lists that the database does not have: only on a stack of our own.
         limits = self._limits(audience) if clean and self._stack is not None else {}
         return DeliveriesReport(self._options.shape, self._options.tweets, self._options.workers, runs, limits)
 

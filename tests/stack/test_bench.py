@@ -46,9 +46,9 @@ def test_deliveries_prints_one_object_with_limits_of_the_same_run_and_a_clean_au
     assert (found["copies"], found["workers"], found["tweets"]) == (3, 1, 400)
     assert found["ratio"] == pytest.approx(found["deliveries_per_s"] / found["limit_per_s"], abs=0.01)
     assert found["live"]["deliveries_per_s"] > 0
-    for audit in (found["audit"], found["live"]["audit"]):
-        assert audit["timelines"] == 3 * 300
-        assert {audit[name] for name in ("missing", "duplicate", "unexpected", "misordered", "absent")} == {0}
+    for differences in (found["audit"], found["live"]["audit"]):
+        assert differences["timelines"] == 3 * 300
+        assert {differences[name] for name in ("missing", "duplicate", "unexpected", "misordered", "absent")} == {0}
     assert not (tmp_path / "bench").exists()
     assert processes_of(tmp_path) == []
 
