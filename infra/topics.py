@@ -2,8 +2,8 @@
 
 topic          event               key       partitions   retention   written by   read by
 activity       events.Activity     author    8            7 days      relay        fan_out
-deliveries     events.Delivery     none      8            2 days      fan_out      deliver
-               (its partition is the slot of the owner mod 8)
+deliveries     events.Delivery     none      4            2 days      fan_out      deliver
+               (its partition is the slot of the owner mod 4)
 <topic>.dlq    as it was read      as read   1            30 days     the agent    people
 """
 
@@ -44,9 +44,9 @@ def dead_letters_of(topic: str) -> str:
 
 # 8: the order is per author, and one partition's fan-out reaches tens of thousands of events a second.
 ACTIVITY = Topic("activity", partitions=8, retention_ms=7 * DAY_MS)
-# 8: each costs a message, a transaction marker and a call on every node for a tweet. More would spread over more
+# 4: each costs a message, a transaction marker and a call on every node for a tweet. More would spread over more
 # workers, but one works off a quarter of a million deliveries a second. 1,024 slots divide evenly.
-DELIVERIES = Topic("deliveries", partitions=8, retention_ms=2 * DAY_MS)
+DELIVERIES = Topic("deliveries", partitions=4, retention_ms=2 * DAY_MS)
 TOPICS = (ACTIVITY, DELIVERIES)
 DEAD_LETTER_RETENTION_MS = 30 * DAY_MS
 
