@@ -62,15 +62,25 @@ class RedisClusters:
     def call_at_once(self, function: str, calls: Mapping[str, Sequence[Argument]]) -> dict[str, Any]:
         """Calls a Function on several nodes (name → arguments) at the same time, in this thread; what failed is in the
         answer. A node that hangs costs one time-out, whichever it is: the others' answers wait in their sockets."""
+        outcomes = self.call_all_at_once(function, {name: [arguments] for name, arguments in calls.items()})
+        return {name: of_node[0] for name, of_node in outcomes.items()}
+
+    def call_all_at_once(
+        self, function: str, calls: Mapping[str, Sequence[Sequence[Argument]]]
+    ) -> dict[str, list[Any]]:
+        """The same with several calls of each node, sent together; a node runs them one after the other."""
         replies: dict[str, Reply] = {}
-        outcomes: dict[str, Any] = {}
+        outcomes: dict[str, list[Any]] = {}
         try:
-            for name, arguments in calls.items():
+            for name, of_node in calls.items():
                 try:
-                    replies[name] = self.node(name).start(function, *arguments)
+                    replies[name] = self.node(name).start(function, of_node)
                 except Exception as error:  # noqa: BLE001 - handed to the caller, who decides for each node
-                    outcomes[name] = error
-            return outcomes | {name: _outcome(Reply.get, reply) for name, reply in replies.items()}
+                    outcomes[name] = [error] * len(of_node)
+            for name, reply in replies.items():
+                got = _outcome(Reply.get, reply)
+                outcomes[name] = [got] * len(calls[name]) if isinstance(got, Exception) else got
+            return outcomes
         finally:
             for reply in replies.values():
                 reply.drop()  # an interruption came first; nothing otherwise

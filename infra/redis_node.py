@@ -44,34 +44,38 @@ class RedisNode:
         """Runs a writing Function of our library."""
         return self.command("FCALL", function, 0, *arguments)
 
-    def start(self, function: str, *arguments: Argument) -> "Reply":
-        """Sends a call of a writing Function and returns at once; its reply has to be got. Raises `RedisUnavailable`.
+    def start(self, function: str, calls: Sequence[Sequence[Argument]]) -> "Reply":
+        """Sends calls of a writing Function (the arguments of each) at once and returns; their reply has to be got.
+        Raises `RedisUnavailable`.
 
         Several nodes work at the same time this way without a thread for each.
         """
         with self._our_errors():
             connection = self._client.connection_pool.get_connection()
             try:
-                connection.send_command("FCALL", function, 0, *arguments)  # type: ignore[no-untyped-call]
+                packed = connection.pack_commands([("FCALL", function, 0, *arguments) for arguments in calls])  # type: ignore[no-untyped-call]
+                connection.send_packed_command(packed)  # type: ignore[no-untyped-call]
             except BaseException:
                 self.drop(connection)
                 raise
-        return Reply(self, connection)
+        return Reply(self, connection, len(calls))
 
-    def finish(self, connection: redis.Connection) -> Any:
-        """Reads the answer to what `start` sent, and gives the connection back; closed, unless the answer was read to
-        its end: whoever is given the connection next would take the rest for his own."""
+    def finish(self, connection: redis.Connection, count: int) -> list[Any]:
+        """Reads the answers to what `start` sent, a refusal among them as the error it is, and gives the connection
+        back; closed, unless they were read to their end: whoever is given it next would take the rest for his own."""
+        answers: list[Any] = []
         with self._our_errors():
             try:
-                answer = connection.read_response()
-            except redis.ResponseError:
-                self._client.connection_pool.release(connection)
-                raise
+                for _ in range(count):
+                    try:
+                        answers.append(connection.read_response())
+                    except redis.ResponseError as error:
+                        answers.append(self._refusal(error))
             except BaseException:
                 self.drop(connection)
                 raise
         self._client.connection_pool.release(connection)
-        return answer
+        return answers
 
     def drop(self, connection: redis.Connection) -> None:
         """Gives a connection back whose answer nobody will read."""
@@ -125,19 +129,20 @@ class RedisNode:
 
 
 class Reply:
-    """The answer to a call that was sent. Got or dropped, since its connection is given back then; got only once."""
+    """The answers to calls that were sent. Got or dropped, since their connection is given back then; got only once."""
 
-    def __init__(self, node: RedisNode, connection: redis.Connection) -> None:
+    def __init__(self, node: RedisNode, connection: redis.Connection, count: int) -> None:
         self._node = node
         self._connection: redis.Connection | None = connection
+        self._count = count
 
-    def get(self) -> Any:
-        """Waits for it. Raises as `RedisNode.call` does, and `LookupError` the second time: the connection may be
-        another caller's by then."""
+    def get(self) -> list[Any]:
+        """Waits for them; what the node refused is an error among them. Raises `RedisUnavailable`, and `LookupError`
+        the second time: the connection may be another caller's by then."""
         connection, self._connection = self._connection, None
         if connection is None:
             raise LookupError("this reply was got or dropped before")
-        return self._node.finish(connection)
+        return self._node.finish(connection, self._count)
 
     def drop(self) -> None:
         """Closes the connection of a reply that was not got."""

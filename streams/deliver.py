@@ -21,6 +21,7 @@ from infra.database import reading
 from infra.errors import DependencyError, Fenced, RedisUnavailable, TokenLost, Undecodable
 from infra.events import Delivery, DeliveryKind, decode_deliveries
 from infra.rebuild import BATCH_USERS_MAX, rebuild
+from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument
 from infra.shard_map import ShardMap
 from infra.slots import slot_of
@@ -72,6 +73,14 @@ class Applied:
         self.absent += answer[1]
         self.out_of_order += answer[2]
         self.short += answer[3]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that takes one call to each node, and the arguments of each."""
+
+    placed: Sequence[Placed]
+    calls: Mapping[str, Sequence[Argument]]
 
 
 def receive(offset: int, value: bytes | None) -> Received:
@@ -137,6 +146,26 @@ class Deliverer:
                 placed = [Placed(one.offset, self._with_entries(one.record)) for one in placed]
             self._apply_run(placed, run[-1].offset)
 
+    def prepare(self, messages: Sequence[Received], shard_map: ShardMap) -> "Prepared | None":
+        """One call to each node for all of these, with its number taken; None when they need more than that."""
+        runs = list(runs_of(messages))
+        placed = [Placed(message.offset, one) for message in messages for one in message.records]
+        targets = sum(len(one.record.targets) for one in placed)
+        unmerges = any(one.record.kind is DeliveryKind.UNMERGE for one in placed)
+        if len(runs) != 1 or unmerges or targets >= self._call_targets:
+            return None
+        [arguments] = arguments_by_node(segments_of(placed), shard_map)
+        head = self._partition, shard_map.epoch, self._generation, next(self._call_numbers), messages[-1].offset
+        length = self._timelines.live.timeline_entries
+        return Prepared(placed, {name: (*head, 0, length, *records) for name, records in arguments.items()})
+
+    def conclude(self, prepared: "Prepared", answers: Answers) -> None:
+        """What follows from the answers of all nodes to a prepared call."""
+        total = {name: Applied() for name in answers}
+        for name, answer in answers.items():
+            total[name].add(answer)
+        self._conclude(prepared.placed, total)
+
     def _with_entries(self, record: Delivery) -> Delivery:
         """An unmerge with the ids to remove, in whichever copy they are: resolved when it is applied. Which of the
         entries that are there are the author's, by the database now."""
@@ -157,7 +186,9 @@ class Deliverer:
         segments = segments_of(placed)
         targets = sum(len(one.record.targets) for one in placed)
         parts = min(targets // self._call_targets + 1, PARTS_MAX)
-        total = self._under_one_map(partial(self._apply_parts, segments, parts, last_offset))
+        self._conclude(placed, self._under_one_map(partial(self._apply_parts, segments, parts, last_offset)))
+
+    def _conclude(self, placed: Sequence[Placed], total: "Mapping[str, Applied]") -> None:
         _observe(placed, total)
         self._refill({key for answer in total.values() for key in answer.short})
 
@@ -226,6 +257,27 @@ class Deliverer:
             for start in range(0, len(users), BATCH_USERS_MAX):
                 part = users[start : start + BATCH_USERS_MAX]
                 _until_done(self._partition, partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
+
+
+def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequence[Received]]]) -> bool:
+    """Applies small runs of several partitions with one send to each node.
+
+    False when it was not done for all of them: a run that needs more than a call, a node that did not answer or
+    refused. To apply each for itself after that is right in any case, as after a call that timed out.
+    """
+    shard_map = clusters.shard_map
+    prepared = [deliverer.prepare(messages, shard_map) for deliverer, messages in work]
+    ready = [one for one in prepared if one is not None]
+    if len(ready) < len(prepared):
+        return False
+    outcomes = clusters.call_all_at_once(
+        "apply", {name: [one.calls[name] for one in ready] for name in shard_map.nodes}
+    )
+    if any(isinstance(outcome, Exception) for of_node in outcomes.values() for outcome in of_node):
+        return False
+    for place, ((deliverer, _), one) in enumerate(zip(work, ready, strict=True)):
+        deliverer.conclude(one, {name: of_node[place] for name, of_node in outcomes.items()})
+    return True
 
 
 class _Patience:

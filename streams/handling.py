@@ -35,6 +35,8 @@ FAILED_WITHIN_S = 2.0
 
 log = structlog.get_logger()
 T = TypeVar("T")
+# Batches of several partitions as (first message, decoded): True when the effect of all of them is there.
+Together = Callable[[Sequence[tuple[Any, Sequence[T]]]], bool]
 
 
 class Burial(Protocol):
@@ -77,6 +79,25 @@ class Handling(Generic[T]):
             self._end(refusal, letters[-1])
         if letters:
             bury(self.burial, sorted(letters, key=lambda letter: letter.offset), self.rng, self.sleep)
+
+    def handle_together(self, batches: Sequence[Sequence[faust.EventT]], together: Together[T]) -> bool:
+        """Handles the batches of several partitions as one. False when something stood against it, whatever it was:
+        `handle` each of them then, which meets it again where it can be told whose it is."""
+        run: list[tuple[Any, Sequence[T]]] = []
+        for batch in batches:
+            messages, decoded, letters = self._read([event.message for event in batch])
+            if letters or len({message.generation_id for message in messages}) > 1:
+                return False
+            run.append((messages[0], decoded))
+        try:
+            done = together(run)
+        except Exception as error:  # noqa: BLE001 - the decision is to look at each for itself
+            log.info("batches are handled one by one", agent=self.agent, error=brief(error))
+            return False
+        if done:
+            for batch in batches:
+                self.share.refuses(len(batch), 0)
+        return done
 
     def _read(self, messages: Sequence[Any]) -> tuple[list[Any], list[T], list[DeadLetter]]:
         readable, decoded, letters = [], list[T](), list[DeadLetter]()

@@ -44,10 +44,12 @@ class Waiting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many rounds work at the same time, and on how many partitions each."""
+    """How many rounds work at the same time, on how many partitions each, and how much has to wait for another one to
+    start beside those at work: with less it is cheaper to wait for their end, and for what comes until then."""
 
     at_once: int
     partitions: int
+    beside_bytes_min: int = 0
 
 
 class Rounds:
@@ -58,6 +60,7 @@ class Rounds:
         self._process = process
         self._partitions: set[Waiting] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._kicked = False
 
     def add(self, partition: Waiting) -> None:
         """Looks after one partition more."""
@@ -78,10 +81,19 @@ class Rounds:
             await asyncio.wait(self._tasks)
 
     def kick(self) -> None:
-        """To be called when more waits: starts a round if one is free."""
+        """To be called when more waits: a round starts if one is free, once the event loop has been around. So what one
+        fetch brought of several partitions is one round's."""
+        if not self._kicked:
+            self._kicked = True
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        self._kicked = False
         while len(self._tasks) < self._limits.at_once:
             chosen = choose(self._partitions, self._limits.partitions)
             if not chosen:
+                return
+            if self._tasks and sum(partition.waiting_bytes for partition in chosen) < self._limits.beside_bytes_min:
                 return
             task = asyncio.create_task(self._work(chosen, [partition.take() for partition in chosen]))
             self._tasks.add(task)

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from consumers.delivered import delivered
 from infra import redis_keys
 from infra.composition import Stores
 from infra.errors import RedisUnavailable, Superseded
 from infra.events import DeliveryKind, one_chunk
 from infra.live_settings import set_live_settings
 from infra.rebuild import rebuild
-from infra.redis_node import RedisNode
+from infra.redis_node import Argument, RedisNode, Reply
 from infra.shard_map import CLUSTERS
 from infra.slots import Ids
 from infra.timelines import Kind
 from producers.publish import NewTweet, Publisher
-from streams.deliver import Deliverer, Received
+from streams.deliver import CALL_TARGETS_MIN, Deliverer, Received, apply_together
 
 MakeUsers = Callable[[int], list[int]]
 
@@ -198,11 +199,11 @@ def test_a_call_that_timed_out_and_runs_after_its_retry_is_refused(
     warm(stores, [user])
     start, late = RedisNode.start, list[tuple[RedisNode, tuple[Any, ...]]]()
 
-    def time_out_first(self: RedisNode, function: str, *arguments: Any) -> Any:
+    def time_out_first(self: RedisNode, function: str, calls: Sequence[Sequence[Argument]]) -> Reply:
         if not late:
-            late.append((self, (function, *arguments)))
+            late.append((self, (function, *calls[0])))
             raise RedisUnavailable("timed out, and still under way")
-        return start(self, function, *arguments)
+        return start(self, function, calls)
 
     monkeypatch.setattr(RedisNode, "start", time_out_first)
     deliverer.apply(
@@ -247,3 +248,59 @@ def test_an_old_generation_cannot_write(stores: Stores, deliverer: Deliverer, lo
         deliverer.apply([message])
 
     assert listed(stores, user) == in_every_copy([0, FIRST + 1])
+
+
+def test_small_runs_of_several_partitions_take_one_send_to_each_node(
+    stores: Stores, log: Log, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = make_users(30)
+    warm(stores, users)
+    deliverers = [Deliverer(stores.engine, stores.timelines, partition, generation=1) for partition in (0, 1, 2)]
+    start, sent = RedisNode.start, list[int]()
+
+    def counting(self: RedisNode, function: str, calls: Sequence[Sequence[Argument]]) -> Reply:
+        sent.append(len(calls))
+        return start(self, function, calls)
+
+    monkeypatch.setattr(RedisNode, "start", counting)
+    done = apply_together(
+        stores.clusters,
+        [
+            (one, [log.message(DeliveryKind.DELIVER, FIRST + number, users[number::3])])
+            for number, one in enumerate(deliverers)
+        ],
+    )
+
+    assert (done, sent) == (True, [3] * len(stores.clusters.shard_map.nodes))
+    assert all(listed(stores, user) == in_every_copy([0, FIRST + at % 3]) for at, user in enumerate(users))
+
+
+@pytest.mark.parametrize("spoilt", ["an unmerge", "a large run", "a node without its incarnation"])
+def test_what_cannot_be_applied_together_is_applied_one_by_one_and_counted_once(
+    spoilt: str, stores: Stores, log: Log, make_users: MakeUsers
+) -> None:
+    """The first partition may be written already when the second one is refused."""
+    first, second, author = make_users(3)
+    warm(stores, [first, second])
+    work = [
+        (Deliverer(stores.engine, stores.timelines, 0, 1), [log.message(DeliveryKind.DELIVER, FIRST, [first])]),
+        (Deliverer(stores.engine, stores.timelines, 1, 1), [log.message(DeliveryKind.DELIVER, FIRST, [second])]),
+    ]
+    before = delivered(stores.clusters).deliveries
+    node = stores.clusters.node("c2")
+    incarnation = node.command("HGET", "n", "incarnation")
+    if spoilt == "an unmerge":
+        work[1][1].append(log.message(DeliveryKind.UNMERGE, author, [second]))
+    elif spoilt == "a large run":
+        work[1][1].append(log.message(DeliveryKind.DELIVER, FIRST + 1, range(1, CALL_TARGETS_MIN + 1)))
+    else:
+        node.command("HDEL", "n", "incarnation")
+
+    done = apply_together(stores.clusters, work)
+    node.command("HSET", "n", "incarnation", incarnation)
+    for deliverer, messages in work:
+        deliverer.apply(messages)
+
+    assert not done
+    assert [listed(stores, user)["a"][:2] for user in (first, second)] == [[0, FIRST]] * 2
+    assert delivered(stores.clusters).deliveries - before == 2

@@ -191,11 +191,11 @@ def test_an_interruption_between_calls_leaves_no_unread_reply_for_the_next_calle
     names = answer_late(stores, 200)
     start, started = RedisNode.start, list[str]()
 
-    def interrupted(self: RedisNode, function: str, *arguments: Argument) -> Reply:
+    def interrupted(self: RedisNode, function: str, calls: Sequence[Sequence[Argument]]) -> Reply:
         if len(started) == 2:
             raise KeyboardInterrupt
         started.append(self.name)
-        return start(self, function, *arguments)
+        return start(self, function, calls)
 
     monkeypatch.setattr(RedisNode, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -221,9 +221,22 @@ def test_a_time_out_or_a_refusal_leaves_no_unread_reply_for_the_next_caller(
     check_pools(clusters, names)
 
 
+def test_several_calls_of_a_node_are_answered_in_their_order_and_a_refusal_is_one_of_the_answers(
+    stores: Stores, clusters: RedisClusters
+) -> None:
+    names = [stores.clusters.shard_map.nodes_of(cluster)[0] for cluster in CLUSTERS]
+    here, away = names[0], "a-node-that-is-not-there"
+
+    outcomes = clusters.call_all_at_once("install_epoch", {here: [("1",), (), ("1",)], away: [("1",), ("1",)]})
+
+    assert [type(outcome) for outcome in outcomes[here]] == [int, RedisRefused, int]
+    assert [type(outcome) for outcome in outcomes[away]] == [RedisUnavailable, RedisUnavailable]
+    check_pools(clusters, names)
+
+
 def test_a_reply_is_got_only_once(stores: Stores) -> None:
-    reply = stores.clusters.node("a1").start("install_epoch", "1")
-    assert reply.get() == 1
+    reply = stores.clusters.node("a1").start("install_epoch", [("1",)])
+    assert reply.get() == [1]
     with pytest.raises(LookupError, match="got or dropped before"):
         reply.get()
     reply.drop()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -328,3 +328,43 @@ def test_a_batch_that_waits_to_bury_says_that_it_is_alive() -> None:
     Agent(away=1).handle([event(3, b"bad"), *[event(offset) for offset in range(4, 204)]])
 
     assert PROGRESS.waiting() == ["fan_out 1: the dead letters' topic"]
+
+
+def of_partition(partition: int, *offsets: int, generation: int = 1, value: bytes = b"v") -> list[Any]:
+    made = [event(offset, value) for offset in offsets]
+    for one in made:
+        one.message.partition, one.message.generation_id = partition, generation
+    return made
+
+
+def handling_of(agent: Agent) -> Handling[int]:
+    return cast("Handling[int]", cast(Any, agent.handle).__self__)
+
+
+def test_batches_of_several_partitions_are_handled_in_one_go() -> None:
+    agent, heard = Agent(), list[Any]()
+
+    def together(run: Sequence[tuple[Any, Sequence[int]]]) -> bool:
+        heard.extend((message.partition, list(decoded)) for message, decoded in run)
+        return True
+
+    assert handling_of(agent).handle_together([of_partition(0, 4, 5), of_partition(1, 7)], together)
+    assert heard == [(0, [4, 5]), (1, [7])]
+
+
+@pytest.mark.parametrize("against", ["unreadable", "two generations", "refused", "failed"])
+def test_batches_that_cannot_be_handled_in_one_go_are_left_to_be_handled_one_by_one(against: str) -> None:
+    """Nothing is buried and nothing ends the process: `handle` decides for each."""
+    agent, batches = Agent(share=0.0), [of_partition(0, 4), of_partition(1, 7)]
+    if against == "unreadable":
+        batches[1] += of_partition(1, 8, value=b"bad")
+    if against == "two generations":
+        batches[1] += of_partition(1, 8, generation=2)
+
+    def together(_: Sequence[tuple[Any, Sequence[int]]]) -> bool:
+        if against == "failed":
+            raise ZeroDivisionError("unforeseen")
+        return against != "refused"
+
+    assert not handling_of(agent).handle_together(batches, together)
+    assert (agent.buried, agent.work.applied) == ([], [])

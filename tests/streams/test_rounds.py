@@ -118,6 +118,7 @@ def test_what_comes_while_all_rounds_work_is_taken_by_the_next_one() -> None:
         rounds.add(second)
         rounds.kick()
         await asyncio.sleep(0)
+        await asyncio.sleep(0)
         second.put(2.0)
         rounds.kick()
         assert taken == [[1.0]]
@@ -127,3 +128,30 @@ def test_what_comes_while_all_rounds_work_is_taken_by_the_next_one() -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("waiting_bytes", "most"), [(9, 1), (10, 2)])
+def test_another_round_starts_beside_one_at_work_only_when_enough_waits(waiting_bytes: int, most: int) -> None:
+    partitions = [Partition(1.0, waiting_bytes=waiting_bytes), Partition(2.0, waiting_bytes=waiting_bytes)]
+
+    assert work_off(partitions, Limits(at_once=2, partitions=1, beside_bytes_min=10)) == ([[1.0], [2.0]], most)
+
+
+def test_what_comes_of_several_partitions_in_one_go_of_the_event_loop_is_one_round() -> None:
+    async def main() -> list[int]:
+        sizes, partitions = list[int](), [Partition(), Partition(), Partition()]
+
+        async def process(batches: Sequence[Sequence[Any]]) -> None:
+            sizes.append(len(batches))
+
+        rounds = Rounds(Limits(at_once=2, partitions=3), process)
+        for number, partition in enumerate(partitions):
+            rounds.add(partition)
+            partition.put(float(number))
+            rounds.kick()
+        async with asyncio.timeout(5):
+            while not all(partition.acknowledged for partition in partitions):  # noqa: ASYNC110 - the fake has no event
+                await asyncio.sleep(0)
+        return sizes
+
+    assert asyncio.run(main()) == [3]
