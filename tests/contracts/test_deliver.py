@@ -290,7 +290,8 @@ def test_what_cannot_be_applied_together_is_applied_one_by_one_and_counted_once(
     node = stores.clusters.node("c2")
     incarnation = node.command("HGET", "n", "incarnation")
     if spoilt == "an unmerge":
-        work[1][1].append(log.message(DeliveryKind.UNMERGE, author, [second]))
+        alone = Deliverer(stores.engine, stores.timelines, 2, 1)
+        work.append((alone, [log.message(DeliveryKind.UNMERGE, author, [second])]))
     elif spoilt == "a large run":
         work[1][1].append(log.message(DeliveryKind.DELIVER, FIRST + 1, range(1, CALL_TARGETS_MIN + 1)))
     else:
