@@ -200,7 +200,7 @@ def test_bad_messages_of_every_kind_are_buried_with_headers_and_everything_else_
             for batch in range(10):
                 bad.publisher.post_many([NewTweet(n % AUTHORS + 1, f"{thousand} {batch} {n}") for n in range(100)])
             bad.publisher.post_many([NewTweet(FAILING_AUTHOR, "one of a thousand")])
-        beyond = [bad.send(topic, 5, BEYOND) for topic in TOPICS]
+        beyond = [bad.send(topic, 3, BEYOND) for topic in TOPICS]
         bad.publisher.post_many([NewTweet(FAILING_AUTHOR, f"a whole batch {n}") for n in range(50)])
         bad.publisher.post_many([NewTweet(n % AUTHORS + 1, f"after it all {n}") for n in range(100)])
         bad.check()
