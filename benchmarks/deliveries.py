@@ -16,8 +16,8 @@ from benchmarks.deliveries_report import DeliveriesReport, Run
 from benchmarks.limit import load_limit, measure_limit
 from benchmarks.plain import measure_plain
 from benchmarks.scrape import read_totals
-from benchmarks.stage import Ground
-from benchmarks.warm_state import Audience, Chunk, Shape, fill, give_memory, warm
+from benchmarks.stage import Ground, warm_audience
+from benchmarks.warm_state import Audience, Chunk, Shape
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.audit_report import AuditResult
@@ -61,6 +61,7 @@ class DeliveriesBench:
 
     def __init__(self, options: Options, ground: Ground) -> None:
         self._options = options
+        self._ground = ground
         self._stack = ground.stack
         self._settings = ground.settings
         self._stores = stores = ground.stores
@@ -70,7 +71,7 @@ class DeliveriesBench:
 
     def run(self) -> DeliveriesReport:
         """Fills, warms, runs every form, compares every timeline, and measures the limits last."""
-        audience = self._prepare()
+        audience = warm_audience(self._ground, self._options.shape, self._rng)
         runs: dict[str, list[Run]] = {form: [] for form in self._options.forms}
         for number in range(1, self._options.runs + 1):
             ended = {form: self._run(form, number, audience) for form in self._options.forms}
@@ -81,16 +82,6 @@ class DeliveriesBench:
         # The limits leave entries in the lists that the database does not have: only on a stack of our own.
         limits = self._limits(audience) if clean and self._stack is not None else {}
         return DeliveriesReport(self._options.shape, self._options.tweets, self._options.workers, runs, limits)
-
-    def _prepare(self) -> Audience:
-        shape = self._options.shape
-        self._watcher.step(f"writing {shape.timelines:,} users, their follows and the history into the database")
-        audience = fill(self._stores.engine, shape, self._rng)
-        if self._stack is not None:
-            give_memory(self._stores, shape)
-        self._watcher.step(f"{shape.timelines:,} users read their home timelines for the first time")
-        warm(self._stores, range(audience.first, audience.first + shape.timelines), self._watcher.counted)
-        return audience
 
     def _run(self, form: Form, number: int, audience: Audience) -> Callable[[AuditResult], Run]:
         """One run; its audit follows."""

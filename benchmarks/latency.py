@@ -16,8 +16,8 @@ from rich.console import Console
 
 from benchmarks.demo_report import LATENCY
 from benchmarks.scrape import percentile, read_buckets
-from benchmarks.stage import Ground
-from benchmarks.warm_state import Audience, Shape, fill, give_memory, warm
+from benchmarks.stage import Ground, warm_audience
+from benchmarks.warm_state import Audience, Shape
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.audit_report import AuditResult
@@ -95,7 +95,7 @@ class LatencyBench:
 
     def __init__(self, options: Options, ground: Ground) -> None:
         self._options = options
-        self._stack = ground.stack
+        self._ground = ground
         self._settings = ground.settings
         self._stores = stores = ground.stores
         self._watcher = ground.watcher
@@ -105,12 +105,7 @@ class LatencyBench:
     def run(self) -> LatencyReport:
         """Fills, warms, and goes through the phases; compares every timeline last."""
         shape = self._options.shape
-        self._watcher.step(f"writing {shape.timelines:,} users, their follows and the history into the database")
-        audience = fill(self._stores.engine, shape, self._rng)
-        if self._stack is not None:
-            give_memory(self._stores, shape)
-        self._watcher.step(f"{shape.timelines:,} users read their home timelines for the first time")
-        warm(self._stores, range(audience.first, audience.first + shape.timelines), self._watcher.counted)
+        audience = warm_audience(self._ground, shape, self._rng)
         idle = self._phase("idle", audience, self._options.idle_rate)
         tweets_per_s, deliveries_per_s = self._maximum(audience)
         half = self._phase("half load", audience, tweets_per_s / 2)

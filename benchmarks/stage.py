@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
+
 from benchmarks.demo_report import Watcher
-from benchmarks.warm_state import refuse_other_data
+from benchmarks.warm_state import Audience, Shape, fill, give_memory, refuse_other_data, warm
 from infra.composition import Stores, stores
 from infra.settings import Settings
 from infra.stack.progress import Report
@@ -62,6 +64,17 @@ def fresh_stack(folder: Path, workers: int, watcher: Watcher, report: Report) ->
         watcher.step("stopping everything")
         stack.stop(report)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def warm_audience(ground: Ground, shape: Shape, rng: np.random.Generator) -> Audience:
+    """Users with full home timelines. The nodes' memory limit is raised only on a stack of our own."""
+    ground.watcher.step(f"writing {shape.timelines:,} users, their follows and the history into the database")
+    audience = fill(ground.stores.engine, shape, rng)
+    if ground.stack is not None:
+        give_memory(ground.stores, shape)
+    ground.watcher.step(f"{shape.timelines:,} users read their home timelines for the first time")
+    warm(ground.stores, range(audience.first, audience.first + shape.timelines), ground.watcher.counted)
+    return audience
 
 
 def stop_once_on_signals() -> None:

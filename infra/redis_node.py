@@ -114,6 +114,8 @@ class RedisNode:
             yield
         except redis.ResponseError as error:
             raise self._refusal(error) from error
+        except redis.DataError as error:  # never sent: no waiting would mend it
+            raise RedisRefused(f"Redis node {self.name} cannot be sent these arguments: {error}") from error
         except (redis.RedisError, OSError) as error:
             raise RedisUnavailable(f"Redis node {self.name} at {self.url} does not answer: {error}") from error
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from infra.errors import KafkaUnavailable
+from infra.errors import ConfigurationError, KafkaUnavailable
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -52,7 +52,8 @@ DEAD_LETTER_RETENTION_MS = 30 * DAY_MS
 
 
 def create_topics(bootstrap: str, replicas: int = -1) -> list[str]:
-    """Creates what is missing and returns its names; `replicas` -1 is the broker's default."""
+    """Creates what is missing and returns its names; `replicas` -1 is the broker's default. Raises `ConfigurationError`
+    when a log is there with another number of partitions: its messages would be another partition's now."""
     wanted = [(topic.name, topic.partitions, topic.retention_ms, MESSAGE_BYTES_MAX) for topic in TOPICS]
     wanted += [(topic.dead_letters, 1, DEAD_LETTER_RETENTION_MS, DEAD_LETTER_BYTES_MAX) for topic in TOPICS]
     admin = AdminClient({"bootstrap.servers": bootstrap})
@@ -75,4 +76,19 @@ def create_topics(bootstrap: str, replicas: int = -1) -> list[str]:
                 raise KafkaUnavailable(
                     f"topic {name} cannot be created at {bootstrap}: {error.args[0].str()}"
                 ) from error
+    _check_partitions(admin, bootstrap)
     return created
+
+
+def _check_partitions(admin: AdminClient, bootstrap: str) -> None:
+    try:
+        found = admin.list_topics(timeout=CREATE_TIMEOUT_S).topics
+    except KafkaException as error:
+        raise KafkaUnavailable(f"Kafka at {bootstrap} does not list its topics: {error.args[0].str()}") from error
+    for topic in TOPICS:
+        has = len(found[topic.name].partitions) if topic.name in found else topic.partitions
+        if has != topic.partitions:
+            raise ConfigurationError(
+                f"topic {topic.name} at {bootstrap} has {has} partitions, and this version of Fanfold needs "
+                f"{topic.partitions}: start in an empty folder (`fanfold --data-dir`), or on a Kafka without that topic"
+            )

@@ -28,7 +28,7 @@ from streams.deliver import Deliverer, Received, apply_together, receive
 from streams.fan_out import FanOut
 from streams.handling import Handling, Together, Work, until_done
 from streams.in_order import InOrderConsumer
-from streams.progress import PROGRESS, Run
+from streams.progress import PROGRESS, Place, Run
 from streams.rounds import Batch, Limits, Rounds
 
 SESSION_S = 10
@@ -131,17 +131,28 @@ def _add_agent(
     channel = app.topic(topic.name, key_serializer="raw", value_serializer="raw")
 
     def handle(batches: Sequence[Batch]) -> None:
-        done = len(batches) > 1 and together is not None and handling.handle_together(batches, together)
         for batch in batches:
-            first, last = batch[0].message, batch[-1].message
             metrics.BATCH_EVENTS.labels(handling.agent).observe(len(batch))
-            PROGRESS.begin(
-                (handling.agent, first.partition), Run(first.offset, last.offset, int(first.timestamp * 1000))
-            )
-            if not done:
-                for _, group in groupby(batch, key=lambda event: event.message.generation_id):
-                    handling.handle(list(group))
-            PROGRESS.finish((handling.agent, first.partition))
+        if len(batches) > 1 and together is not None and handle_together(batches, together):
+            return
+        for batch in batches:
+            place = begin(batch)
+            for _, group in groupby(batch, key=lambda event: event.message.generation_id):
+                handling.handle(list(group))
+            PROGRESS.finish(place)
+
+    def handle_together(batches: Sequence[Batch], together: Together[Any]) -> bool:
+        places = [begin(batch) for batch in batches]
+        done = handling.handle_together(batches, together)
+        for place in places:
+            PROGRESS.finish(place) if done else PROGRESS.line_up(place)
+        return done
+
+    def begin(batch: Batch) -> Place:
+        first, last = batch[0].message, batch[-1].message
+        place = handling.agent, first.partition
+        PROGRESS.begin(place, Run(first.offset, last.offset, int(first.timestamp * 1000)))
+        return place
 
     async def process(batches: Sequence[Batch]) -> None:
         await asyncio.get_running_loop().run_in_executor(parts.threads, handle, batches)

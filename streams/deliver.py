@@ -112,6 +112,10 @@ def runs_of(messages: Sequence[Received]) -> Iterator[list[Received]]:
         yield run
 
 
+def _placed(messages: Sequence[Received]) -> list[Placed]:
+    return [Placed(message.offset, one) for message in messages for one in message.records]
+
+
 def next_call_targets(targets: int, seconds: float) -> int:
     """The bound of the next calls, from how long one took."""
     if seconds > CALL_SLOW_S:
@@ -141,23 +145,23 @@ class Deliverer:
         the messages again.
         """
         for run in runs_of(messages):
-            placed = [Placed(message.offset, one) for message in run for one in message.records]
+            placed = _placed(run)
             if placed and placed[0].record.kind is DeliveryKind.UNMERGE:
                 placed = [Placed(one.offset, self._with_entries(one.record)) for one in placed]
             self._apply_run(placed, run[-1].offset)
 
-    def prepare(self, messages: Sequence[Received], shard_map: ShardMap) -> "Prepared | None":
-        """One call to each node for all of these, with its number taken; None when they need more than that."""
-        runs = list(runs_of(messages))
-        placed = [Placed(message.offset, one) for message in messages for one in message.records]
-        targets = sum(len(one.record.targets) for one in placed)
+    def fits_one_call(self, messages: Sequence[Received]) -> bool:
+        """Whether one call to each node is enough for all of these."""
+        placed = _placed(messages)
         unmerges = any(one.record.kind is DeliveryKind.UNMERGE for one in placed)
-        if len(runs) != 1 or unmerges or targets >= self._call_targets:
-            return None
+        return len(list(runs_of(messages))) == 1 and not unmerges and self._parts(placed) == 1
+
+    def prepare(self, messages: Sequence[Received], shard_map: ShardMap) -> "Prepared":
+        """The one call to each node for messages that fit one, with its number taken."""
+        placed = _placed(messages)
         [arguments] = arguments_by_node(segments_of(placed), shard_map)
-        head = self._partition, shard_map.epoch, self._generation, next(self._call_numbers), messages[-1].offset
-        length = self._timelines.live.timeline_entries
-        return Prepared(placed, {name: (*head, 0, length, *records) for name, records in arguments.items()})
+        head = (*self._head(shard_map.epoch), messages[-1].offset, 0, self._timelines.live.timeline_entries)
+        return Prepared(placed, {name: (*head, *records) for name, records in arguments.items()})
 
     def conclude(self, prepared: "Prepared", answers: Answers) -> None:
         """What follows from the answers of all nodes to a prepared call."""
@@ -184,9 +188,16 @@ class Deliverer:
 
     def _apply_run(self, placed: Sequence[Placed], last_offset: int) -> None:
         segments = segments_of(placed)
-        targets = sum(len(one.record.targets) for one in placed)
-        parts = min(targets // self._call_targets + 1, PARTS_MAX)
+        parts = self._parts(placed)
         self._conclude(placed, self._under_one_map(partial(self._apply_parts, segments, parts, last_offset)))
+
+    def _parts(self, placed: Sequence[Placed]) -> int:
+        targets = sum(len(one.record.targets) for one in placed)
+        return min(targets // self._call_targets + 1, PARTS_MAX)
+
+    def _head(self, epoch: int) -> tuple[int, int, int, int]:
+        """What each call begins with; its number is taken."""
+        return self._partition, epoch, self._generation, next(self._call_numbers)
 
     def _conclude(self, placed: Sequence[Placed], total: "Mapping[str, Applied]") -> None:
         _observe(placed, total)
@@ -236,10 +247,7 @@ class Deliverer:
         return None
 
     def _call_missing(self, function: str, arguments: Arguments, epoch: int, waiting: "_Patience") -> Answers:
-        calls = {
-            name: (self._partition, epoch, self._generation, next(self._call_numbers), *of_node)
-            for name, of_node in arguments.items()
-        }
+        calls = {name: (*self._head(epoch), *of_node) for name, of_node in arguments.items()}
         outcomes = self._clusters.call_at_once(function, calls)
         for name, outcome in outcomes.items():
             if isinstance(outcome, Fenced):
@@ -265,11 +273,10 @@ def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequ
     False when it was not done for all of them: a run that needs more than a call, a node that did not answer or
     refused. To apply each for itself after that is right in any case, as after a call that timed out.
     """
-    shard_map = clusters.shard_map
-    prepared = [deliverer.prepare(messages, shard_map) for deliverer, messages in work]
-    ready = [one for one in prepared if one is not None]
-    if len(ready) < len(prepared):
+    if not all(deliverer.fits_one_call(messages) for deliverer, messages in work):
         return False
+    shard_map = clusters.shard_map
+    ready = [deliverer.prepare(messages, shard_map) for deliverer, messages in work]
     outcomes = clusters.call_all_at_once(
         "apply", {name: [one.calls[name] for one in ready] for name in shard_map.nodes}
     )

@@ -234,6 +234,16 @@ def test_several_calls_of_a_node_are_answered_in_their_order_and_a_refusal_is_on
     check_pools(clusters, names)
 
 
+def test_an_argument_that_cannot_be_sent_is_no_server_that_is_away(stores: Stores, clusters: RedisClusters) -> None:
+    names = [stores.clusters.shard_map.nodes_of(CLUSTERS[0])[0]]
+    calls: Any = {names[0]: [(object(),)]}
+
+    [outcome] = clusters.call_all_at_once("install_epoch", calls)[names[0]]
+
+    assert isinstance(outcome, RedisRefused)
+    check_pools(clusters, names)
+
+
 def test_a_reply_is_got_only_once(stores: Stores) -> None:
     reply = stores.clusters.node("a1").start("install_epoch", [("1",)])
     assert reply.get() == [1]

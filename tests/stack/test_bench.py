@@ -109,12 +109,15 @@ def test_on_a_stack_that_runs_nothing_is_left_that_the_database_does_not_have(tm
     """Somebody else's stack: its audit is clean afterwards, and a second run refuses the first one's users."""
     live = ("deliveries", *SMALL, "--running", "--form", "live", "--runs", "1", "--tweets", "100", "--json")
     with Stack(tmp_path) as stack:
+        with stores(stack.settings()) as opened:
+            opened.clusters.node("a1").command("CONFIG", "SET", "maxmemory", "50mb")
         done = run(tmp_path, *live)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert (found["live"]["deliveries_per_s"] > 0, found["ratio"], found["limits"]) == (True, None, {})
         with stores(stack.settings()) as opened:
             assert audit(opened.engine, opened.timelines, complete=True).clean
+            assert opened.clusters.node("a1").command("CONFIG", "GET", "maxmemory")[1] == b"52428800"
 
         again = run(tmp_path, *live)
 

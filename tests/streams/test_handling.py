@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from random import Random
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -73,7 +73,7 @@ class Agent:
 
     def __init__(self, run: Run = lambda _: None, away: int = 0, share: float = 0.01) -> None:
         self.work, self.graveyard, self.time = Work(run), Graveyard(away), Time()
-        self.handle = Handling(
+        self.handling = Handling(
             "fan_out",
             self.work,
             self.graveyard,
@@ -81,7 +81,8 @@ class Agent:
             Random(5),
             self.time.sleep,
             lambda: self.time.now_s,
-        ).handle
+        )
+        self.handle = self.handling.handle
 
     @property
     def buried(self) -> list[int]:
@@ -337,10 +338,6 @@ def of_partition(partition: int, *offsets: int, generation: int = 1, value: byte
     return made
 
 
-def handling_of(agent: Agent) -> Handling[int]:
-    return cast("Handling[int]", cast(Any, agent.handle).__self__)
-
-
 def test_batches_of_several_partitions_are_handled_in_one_go() -> None:
     agent, heard = Agent(), list[Any]()
 
@@ -348,8 +345,16 @@ def test_batches_of_several_partitions_are_handled_in_one_go() -> None:
         heard.extend((message.partition, list(decoded)) for message, decoded in run)
         return True
 
-    assert handling_of(agent).handle_together([of_partition(0, 4, 5), of_partition(1, 7)], together)
+    assert agent.handling.handle_together([of_partition(0, 4, 5), of_partition(1, 7)], together)
     assert heard == [(0, [4, 5]), (1, [7])]
+
+
+def test_what_is_handled_in_one_go_counts_for_the_share_too() -> None:
+    agent = Agent(share=0.0)
+    agent.handling.handle_together([of_partition(0, 4, 5), of_partition(1, 7)], lambda _: True)
+
+    with pytest.raises(Ended, match="1 of its last 4 messages"):
+        agent.handle([event(8, b"bad")])
 
 
 @pytest.mark.parametrize("against", ["unreadable", "two generations", "refused", "failed"])
@@ -366,5 +371,5 @@ def test_batches_that_cannot_be_handled_in_one_go_are_left_to_be_handled_one_by_
             raise ZeroDivisionError("unforeseen")
         return against != "refused"
 
-    assert not handling_of(agent).handle_together(batches, together)
+    assert not agent.handling.handle_together(batches, together)
     assert (agent.buried, agent.work.applied) == ([], [])
