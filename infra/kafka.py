@@ -3,8 +3,9 @@
 Every producer partitions as Faust does (murmur2_random); librdkafka's own default differs on 9 keys of 10.
 """
 
+import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -19,8 +20,10 @@ CALL_TIMEOUT_S = 20.0
 POLL_S = 0.05
 PROBE_TIMEOUT_S = 10.0
 ENDS_TIMEOUT_S = 5.0
+SETTLED_TIMEOUT_S = 1.0
 # librdkafka's own codes have names with an underscore; they are part of its interface all the same.
 FENCED_CODES = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)  # noqa: SLF001
+LEFT_CODES = (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID)
 PARTITION_END = KafkaError._PARTITION_EOF  # noqa: SLF001
 MARKERS_MAX = 64  # a lag this small may be transaction markers only, so it is looked at
 
@@ -44,12 +47,36 @@ def producer_config(bootstrap: str) -> dict[str, str | int | float | bool]:
         "acks": "all",
         "enable.idempotence": True,
         "linger.ms": 1,
+        # A transaction's first request may come before the last one's markers are written; then it is tried again.
+        "retry.backoff.ms": 2,
         "compression.type": "none",
         "message.max.bytes": MESSAGE_BYTES_MAX,
         "queue.buffering.max.kbytes": 65_536,
         "log.connection.close": False,
         "log_level": 4,  # warnings; a purge on closing is none
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A group member's claim to partitions of a topic: the broker commits what is sent with it only while the member's
+    generation lasts. `offsets` is where its work in each partition begins, and what the group goes on from.
+    """
+
+    topic: Topic
+    offsets: Mapping[int, int]
+    generation: int
+    member: str
+
+    def positions(self) -> list[TopicPartition]:
+        """The offsets as the client takes them."""
+        return [TopicPartition(self.topic.name, partition, offset) for partition, offset in self.offsets.items()]
+
+    def metadata(self) -> bytes:
+        """What `Consumer.consumer_group_metadata` would give, if the member were confluent-kafka's: librdkafka's form
+        of generation, group, member and no static member's name. A test compares it with the library's own."""
+        group, member = GROUP.encode(), self.member.encode()
+        return b"CGMDv2:" + struct.pack("=i", self.generation) + group + b"\0" + member + b"\0\1"
 
 
 class TransactionalProducer:
@@ -66,10 +93,13 @@ class TransactionalProducer:
         )
         self._run(lambda: self._producer.init_transactions(CALL_TIMEOUT_S))
 
-    def send(self, messages: Iterable[Message]) -> None:
-        """All of them, or none that counts: returns after the commit."""
+    def send(self, messages: Iterable[Message], claim: Claim | None = None) -> None:
+        """All of them, or none that counts: returns after the commit. When the claim is over, none at all: raises
+        `Superseded`."""
         self._run(self._producer.begin_transaction)
         try:
+            if claim is not None:
+                self._check(claim)
             for message in messages:
                 self._produce(message)
             self._run(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
@@ -83,6 +113,18 @@ class TransactionalProducer:
         """Drops what is buffered; the broker aborts an open transaction."""
         self._producer.purge()
         self._producer.poll(0)
+
+    def _check(self, claim: Claim) -> None:
+        """Before anything is in the log, since Faust reads what is not committed too."""
+        try:
+            self._producer.send_offsets_to_transaction(claim.positions(), claim.metadata(), CALL_TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() not in LEFT_CODES:
+                raise self._ours(error) from error
+            self._abort()
+            raise Superseded(
+                f"{claim.member!r} is not in generation {claim.generation} of group {GROUP}: {error.args[0].str()}"
+            ) from error
 
     def _produce(self, message: Message) -> None:
         extra = {} if message.partition is None else {"partition": message.partition}
@@ -184,12 +226,42 @@ def _ends(admin: AdminClient, topics: Iterable[Topic], timeout_s: float) -> dict
 
 def committed_offsets(bootstrap: str, topic: Topic) -> list[int]:
     """The offset that the workers' group goes on from, in each partition; 0 where it has none."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False})
+    consumer = _onlooker(bootstrap, "read_uncommitted")  # else it waits while a transaction holds one of them
     try:
         places = [TopicPartition(topic.name, partition) for partition in range(topic.partitions)]
         return [max(place.offset, 0) for place in consumer.committed(places, timeout=CALL_TIMEOUT_S)]
     finally:
         consumer.close()
+
+
+def await_settled(bootstrap: str, topic: Topic, partitions: Sequence[int]) -> None:
+    """Returns when no transaction with a claim to one of these partitions is open.
+
+    A member that froze once its claim was checked may still send: before what a new owner sends, or not at all. Raises
+    `KafkaUnavailable` after a second: the broker ends such a transaction, so ask again.
+    """
+    consumer = _onlooker(bootstrap, "read_committed")
+    try:
+        consumer.committed([TopicPartition(topic.name, partition) for partition in partitions], SETTLED_TIMEOUT_S)
+    except KafkaException as error:
+        raise KafkaUnavailable(
+            f"{topic.name} {list(partitions)}: a transaction of the last owner is still open, or Kafka at {bootstrap} "
+            f"does not answer: {error.args[0].str()}"
+        ) from error
+    finally:
+        consumer.close()
+
+
+def _onlooker(bootstrap: str, isolation: str) -> Consumer:
+    """Asks for the group's offsets, and is no member."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": GROUP,
+            "enable.auto.commit": False,
+            "isolation.level": isolation,
+        }
+    )
 
 
 def _lag(admin: AdminClient, bootstrap: str, topic: Topic) -> int:

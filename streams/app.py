@@ -4,7 +4,8 @@ The rules that Faust imposes on us are in ARCHITECTURE.md, decision 6. Next: fan
 """
 
 import asyncio
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 
 from infra import metrics
 from infra.events import Activity, decode_activity
-from infra.kafka import GROUP
+from infra.kafka import GROUP, Claim, TransactionalProducer, await_settled
 from infra.settings import Settings
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
@@ -25,7 +26,7 @@ from streams.batches import work_in_batches
 from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetters
 from streams.deliver import Deliverer, Received, apply_together, receive
-from streams.fan_out import FanOut
+from streams.fan_out import FanOut, pack_messages
 from streams.handling import Handling, Together, Work, until_done
 from streams.in_order import InOrderConsumer
 from streams.progress import PROGRESS, Place, Run
@@ -37,9 +38,8 @@ POLL_RECORDS_MAX = 20  # of one partition
 # Of one partition, beside what waits for the next batch: at four fifths of it Faust polls the partition no more, so one
 # poll more fits in, and a full queue never holds up the other partitions.
 QUEUE_MESSAGES_MAX = 100
-# A partition each: a transaction waits for the broker, meanwhile others compute. With all 8 at once batches are smaller
-# (single trials on two busy cores, some 77 tweets a second: visible after 444 ms in the median, with 3 after 123 ms).
-FAN_OUT_ROUNDS = Limits(at_once=3, partitions=1)
+# One transaction for what all partitions have, up to some 1,000 events but for one partition.
+FAN_OUT_ROUNDS = Limits(at_once=1, partitions=ACTIVITY.partitions, bytes_max=131_072)
 # One computes while the nodes work for the other. A tweet's messages arrive one by one: what comes during a round waits
 # for the next one, unless it is more than 8,000 follower ids.
 DELIVER_ROUNDS = Limits(at_once=2, partitions=DELIVERIES.partitions, beside_bytes_min=65_536)
@@ -97,9 +97,9 @@ def create_app(parts: Parts) -> faust.App:
         worker_redirect_stdouts=False,
         monitor=Unmonitored(),
     )
-    fan_out, deliver = FanOutWork(parts), DeliverWork(parts)
+    fan_out, deliver = FanOutWork(parts, lambda: app.consumer.member_id()), DeliverWork(parts)
     rounds = [
-        _add_agent(app, parts, ACTIVITY, _handling(parts, "fan_out", fan_out), FAN_OUT_ROUNDS),
+        _add_agent(app, parts, ACTIVITY, _handling(parts, "fan_out", fan_out), FAN_OUT_ROUNDS, fan_out.together),
         _add_agent(app, parts, DELIVERIES, _handling(parts, "deliver", deliver), DELIVER_ROUNDS, deliver.together),
     ]
 
@@ -135,10 +135,11 @@ def _add_agent(
             metrics.BATCH_EVENTS.labels(handling.agent).observe(len(batch))
         if len(batches) > 1 and together is not None and handle_together(batches, together):
             return
+        until_s = handling.patience()
         for batch in batches:
             place = begin(batch)
             for _, group in groupby(batch, key=lambda event: event.message.generation_id):
-                handling.handle(list(group))
+                handling.handle(list(group), until_s)
             PROGRESS.finish(place)
 
     def handle_together(batches: Sequence[Batch], together: Together[Any]) -> bool:
@@ -166,46 +167,84 @@ def _add_agent(
 
 
 class FanOutWork:
-    """fan_out's handling of a batch of one partition and generation."""
+    """fan_out's handling of batches, each of one partition and generation. For one round at a time.
 
-    def __init__(self, parts: Parts) -> None:
+    What is sent carries a claim to the batch's partition, so the broker refuses what a frozen worker still had.
+    """
+
+    def __init__(self, parts: Parts, member: Callable[[], str]) -> None:
         self.parts = parts
+        self._member = member
+        self._transactional_id = f"fanfold-fan-out-{uuid.uuid4()}"
+        self._producer: TransactionalProducer | None = None
+        self._settled: set[tuple[int, int]] = set()  # partition and generation
         self._held: dict[int, tuple[int, FanOut]] = {}
 
     def read(self, message: Any) -> Activity:
         """One event of an author."""
         return decode_activity(message.value)
 
-    def run(self, message: Any, decoded: Sequence[Activity]) -> None:
+    def run(self, first: Any, decoded: Sequence[Activity]) -> None:
         """Returns when what the batch asks for is in the deliveries log."""
-        length = self.parts.timelines.live.timeline_entries
+        send = partial(self._send, [(first, decoded)])
+        until_done("fan_out", first.partition, send, self._start_anew, rng=self.parts.rng)
 
-        def fan_out() -> None:
-            self._fan_out(message.partition, message.generation_id).process(decoded, length)
-
-        def failed() -> None:
-            self._drop(message.partition)  # its producer may be in the middle of a transaction
-
-        until_done("fan_out", message.partition, fan_out, failed, rng=self.parts.rng)
+    def together(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> bool:
+        """Batches of several partitions in one transaction; False when they are of several generations."""
+        if len({first.generation_id for first, _ in run}) > 1:
+            return False
+        try:
+            self._send(run)
+        except BaseException:
+            self._start_anew()
+            raise
+        return True
 
     def release(self) -> None:
-        """Drops what is held for all partitions."""
-        for partition in list(self._held):
-            self._drop(partition)
+        """Drops what is held for all partitions: an index kept over a revoke would be stale."""
+        self._settled.clear()
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        """After a failure: the producer may be in the middle of a transaction."""
+        for _, fan_out in self._held.values():
+            fan_out.close()
+        self._held.clear()
+        if self._producer is not None:
+            self._producer.close()
+            self._producer = None
+
+    def _send(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> None:
+        length = self.parts.timelines.live.timeline_entries
+        self._settle([(first.partition, first.generation_id) for first, _ in run])
+        chunks = [
+            chunk
+            for first, decoded in run
+            for chunk in self._fan_out(first.partition, first.generation_id).plan(decoded, length)
+        ]
+        if not chunks:
+            return
+        if self._producer is None:
+            self._producer = TransactionalProducer(self.parts.bootstrap, self._transactional_id)
+        generation = run[0][0].generation_id
+        offsets = {first.partition: first.offset for first, _ in run}
+        self._producer.send(pack_messages(chunks), Claim(ACTIVITY, offsets, generation, self._member()))
+
+    def _settle(self, places: Sequence[tuple[int, int]]) -> None:
+        """Before the first event of a partition in a generation."""
+        new = [place for place in places if place not in self._settled]
+        if new:
+            await_settled(self.parts.bootstrap, ACTIVITY, [partition for partition, _ in new])
+            self._settled.update(new)
 
     def _fan_out(self, partition: int, generation: int) -> FanOut:
-        """The partition's state, made anew in a new generation: an index kept over a revoke would be stale."""
+        """The partition's state, made anew in a new generation."""
         held = self._held.get(partition)
         if held is None or held[0] != generation:
-            self._drop(partition)
-            held = generation, FanOut(self.parts.engine, self.parts.bootstrap, partition)
-            self._held[partition] = held
+            if held is not None:
+                held[1].close()
+            held = self._held[partition] = generation, FanOut(self.parts.engine)
         return held[1]
-
-    def _drop(self, partition: int) -> None:
-        held = self._held.pop(partition, None)
-        if held is not None:
-            held[1].close()
 
 
 class DeliverWork:
@@ -219,17 +258,17 @@ class DeliverWork:
         """One message of records."""
         return receive(message.offset, message.value)
 
-    def run(self, message: Any, decoded: Sequence[Received]) -> None:
+    def run(self, first: Any, decoded: Sequence[Received]) -> None:
         """Returns when the batch's records are in all three clusters."""
 
         def deliver() -> None:
-            self._deliverer(message.partition, message.generation_id).apply(decoded)
+            self._deliverer(first.partition, first.generation_id).apply(decoded)
 
-        until_done("deliver", message.partition, deliver, lambda: None, rng=self.parts.rng)
+        until_done("deliver", first.partition, deliver, lambda: None, rng=self.parts.rng)
 
     def together(self, run: Sequence[tuple[Any, Sequence[Received]]]) -> bool:
         """Batches of several partitions, with one send to each node; False when it was not done for all of them."""
-        work = [(self._deliverer(message.partition, message.generation_id), decoded) for message, decoded in run]
+        work = [(self._deliverer(first.partition, first.generation_id), decoded) for first, decoded in run]
         return apply_together(self.parts.timelines.clusters, work)
 
     def release(self) -> None:

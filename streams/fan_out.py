@@ -1,7 +1,7 @@
 """fan_out: an author's events become records for the timelines they change.
 
-Input: the activity log, a batch of one partition. Output: messages of the deliveries log, in one transaction.
-`plan_deliveries` is the policy; `FanOut` asks the database, plans, sends. Next: deliver.py.
+Input: the activity log, a batch of one partition. Output: chunks, packed into messages of the deliveries log.
+`plan_deliveries` is the policy; `FanOut` asks the database and plans. Sent by app.py. Next: deliver.py.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from infra.events import (
     Family,
     encode_deliveries,
 )
-from infra.kafka import Message, TransactionalProducer
+from infra.kafka import Message
 from infra.slots import Ids, slot_of
 from infra.topics import DELIVERIES
 from streams.follower_index import FollowerIndex, PackedFollowers
@@ -165,32 +165,15 @@ def _record(chunks: Sequence[Chunk]) -> Delivery:
 
 
 class FanOut:
-    """Fan-out of one activity partition in one consumer generation. Not safe for several threads.
+    """Fan-out of one activity partition in one consumer generation. Not safe for several threads."""
 
-    Opening it fences every older one of the partition: what a frozen worker still has buffered is refused.
-    """
-
-    def __init__(self, engine: sa.Engine, bootstrap: str, partition: int) -> None:
+    def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._producer = TransactionalProducer(bootstrap, f"fanfold-fan-out-{partition}")
         self._index = FollowerIndex(engine)
 
-    def process(self, events: Sequence[Activity], length: int) -> None:
-        """Sends what a batch asks for; it is in the log when this returns.
-
-        Idempotent by the timelines: a batch sent twice inserts, removes and merges the same. Raises `Superseded`.
-        """
+    def plan(self, events: Sequence[Activity], length: int) -> list[Chunk]:
+        """What a batch asks for. Idempotent by the timelines: a batch sent twice inserts, removes, merges the same."""
         self._delete_retweets([event.other_id for event in events if event.type is ActivityType.DELETED])
-        chunks = self._plan(events, length)
-        if chunks:
-            self._producer.send(pack_messages(chunks))
-
-    def close(self) -> None:
-        """Drops the index and what is buffered."""
-        self._index.close()
-        self._producer.close()
-
-    def _plan(self, events: Sequence[Activity], length: int) -> list[Chunk]:
         facts = read_facts(self._engine, events, length)
         self._index.set_all_following(changes_by_author(facts.following))
         targeted = {event.author_id for event in events if event.author_id not in facts.pull and _fans_out(event)}
@@ -199,6 +182,10 @@ class FanOut:
         for event in events:
             chunks += plan_deliveries(event, facts, followers.get(event.author_id), length)
         return chunks
+
+    def close(self) -> None:
+        """Drops the index."""
+        self._index.close()
 
     def _delete_retweets(self, tweet_ids: Sequence[int]) -> None:
         """Deletes the retweets of deleted tweets, with an event each, so that each is retracted in its author's log."""

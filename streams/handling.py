@@ -52,8 +52,12 @@ class Work(Protocol[T]):
     def read(self, message: Any) -> T:
         """The decoded message; raises `Undecodable`."""
 
-    def run(self, message: Any, decoded: Sequence[T]) -> None:
-        """Returns when the effect of these is there; `message` is the first, for its partition and generation."""
+    def run(self, first: Any, decoded: Sequence[T]) -> None:
+        """Returns when the effect of these is there.
+
+        `first` is the first message of the batch that they are from: for its partition and generation, and because a
+        crash brings everything again from its offset on, also what is not buried yet.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +72,20 @@ class Handling(Generic[T]):
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 
-    def handle(self, events: Sequence[faust.EventT]) -> None:
+    def patience(self) -> Callable[[], float]:
+        """The time after which nothing is tried again: first asked for, and thereby set, at the first failure, so a
+        wait for a server that was away does not count. One for all batches of a round: a stop waits for the round."""
+        return cache(lambda: self.clock() + FAILED_WITHIN_S)
+
+    def handle(self, events: Sequence[faust.EventT], until_s: Callable[[], float]) -> None:
         """Returns when each of a batch's messages is applied or buried; or ends the process.
 
         Idempotent by the work; a crash in between brings the batch again, and doubles a dead letter at worst.
         """
         messages, decoded, letters = self._read([event.message for event in events])
-        letters += self._run(messages, decoded)
+        if messages:  # a batch, and then each message that still fails alone, after a bounded number of tries
+            first = events[0].message
+            letters += self._run(first, messages, decoded, until_s, retries=True)
         if refusal := self.share.refuses(len(events), len(letters)):
             self._end(refusal, letters[-1])
         if letters:
@@ -88,7 +99,7 @@ class Handling(Generic[T]):
             messages, decoded, letters = self._read([event.message for event in batch])
             if letters or len({message.generation_id for message in messages}) > 1:
                 return False
-            run.append((messages[0], decoded))
+            run.append((batch[0].message, decoded))
         try:
             done = together(run)
         except Exception as error:  # noqa: BLE001 - the decision is to look at each for itself
@@ -110,27 +121,21 @@ class Handling(Generic[T]):
                 letters.append(self._letter(message, error, Stage.DECODE))
         return readable, decoded, letters
 
-    def _run(self, messages: Sequence[Any], decoded: Sequence[T]) -> list[DeadLetter]:
-        """Runs a batch. Returns letters of the messages that fail also alone, after a bounded number of tries."""
-        # First asked for, and thereby set, at the first failure: a wait for a server that was away does not count.
-        until_s = cache(lambda: self.clock() + FAILED_WITHIN_S)
-        return self._run_part(messages, decoded, until_s, retries=True) if messages else []
-
-    def _run_part(
-        self, messages: Sequence[Any], decoded: Sequence[T], until_s: Callable[[], float], *, retries: bool
+    def _run(
+        self, first: Any, messages: Sequence[Any], decoded: Sequence[T], until_s: Callable[[], float], *, retries: bool
     ) -> list[DeadLetter]:
         """Runs these; if that fails, their halves, in order: one bad message among 200 costs 16 calls, not 200."""
         waits_s = self._waits_s(until_s) if retries or len(messages) == 1 else iter(())
         try:
-            retried(partial(self.work.run, messages[0], decoded), waits_s, self._wait)
+            retried(partial(self.work.run, first, decoded), waits_s, self._wait)
         except Exception as error:
             if len(messages) == 1:
                 return [self._letter(messages[0], error, Stage.HANDLE)]
             if retries:
                 log.exception("batch failed", agent=self.agent, messages=len(messages))
             half = len(messages) // 2
-            first = self._run_part(messages[:half], decoded[:half], until_s, retries=False)
-            return first + self._run_part(messages[half:], decoded[half:], until_s, retries=False)
+            letters = self._run(first, messages[:half], decoded[:half], until_s, retries=False)
+            return letters + self._run(first, messages[half:], decoded[half:], until_s, retries=False)
         return []
 
     def _waits_s(self, until_s: Callable[[], float]) -> Iterator[float]:

@@ -62,6 +62,10 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
             for tp, state in positions.items()
         }
 
+    def member_id(self) -> str:
+        """Who this worker is to the group's coordinator; for any thread."""
+        return str(self._thread._consumer._coordinator.member_id)  # noqa: SLF001
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """What was read is another's now."""
         self._runs.clear()

@@ -35,6 +35,8 @@ BEHAVIOUR = {
     "broker.session.timeout.ms": 4_000,
     "broker.heartbeat.interval.ms": 1_000,
     "auto.create.topics.enable": "false",  # infra/topics.py is the only place that makes topics
+    # An open transaction of a killed worker ends a second after its time, not ten: its partitions' new owner waits.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
     "group.initial.rebalance.delay.ms": 0,  # nobody else is about to join
     "log.cleaner.dedupe.buffer.size": 16 << 20,  # bytes; the default takes a quarter of this heap
     "log.retention.check.interval.ms": 60_000,

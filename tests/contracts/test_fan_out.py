@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +12,8 @@ from confluent_kafka.admin import AdminClient
 
 from infra.composition import Stores
 from infra.events import Activity, ActivityType, Delivery, DeliveryKind, decode_deliveries
-from infra.kafka import PARTITION_END, end_offsets
-from infra.topics import DELIVERIES
+from infra.kafka import PARTITION_END, Claim, TransactionalProducer, end_offsets
+from infra.topics import ACTIVITY, DELIVERIES
 from producers.publish import NewTweet, Publisher
 from streams import follower_index, handling
 from streams.app import FanOutWork, Parts
@@ -72,12 +72,16 @@ class Worker:
 
     def __init__(self, stores: Stores, bootstrap: str) -> None:
         self.threads = ThreadPoolExecutor(1)
-        self._work = FanOutWork(Parts(stores.engine, stores.timelines, DeadLetters(bootstrap), bootstrap, self.threads))
+        parts = Parts(stores.engine, stores.timelines, DeadLetters(bootstrap), bootstrap, self.threads)
+        self._work = FanOutWork(parts, member=str)  # nobody: see `run`
         self.release = self._work.release
 
     def run(self, generation: int, *events: tuple[ActivityType, int, int]) -> None:
-        """A batch of (type, author, other) in one consumer generation."""
-        first = SimpleNamespace(partition=PARTITION, generation_id=generation)
+        """A batch of (type, author, other) in one consumer generation.
+
+        A group without members takes a claim of any generation below zero; test_claims.py has real members.
+        """
+        first = SimpleNamespace(partition=PARTITION, generation_id=-generation, offset=0)
         self._work.run(first, [Activity(*event, published_ms=5) for event in events])
 
 
@@ -126,6 +130,28 @@ def test_a_worker_that_gets_a_partition_back_uses_the_followers_of_now(
 
     targets = [log.home_targets(tweet) for _, _, tweet in (before, meanwhile, after)]
     assert targets == [{leaves, stays}, {stays, joins}, {stays, joins}]
+
+
+def test_a_new_owner_sends_nothing_while_the_last_ones_transaction_is_open(
+    workers: Sequence[Worker], services: Services, log: Log, publisher: Publisher, make_users: MakeUsers
+) -> None:
+    author, follower = make_users(2)
+    publisher.follow(follower, author)
+    tweet, waiting = post(publisher, author), list[Future[None]]()
+
+    class FrozenOnceChecked(TransactionalProducer):
+        def _check(self, claim: Claim) -> None:
+            super()._check(claim)
+            waiting.append(workers[0].threads.submit(workers[0].run, 2, tweet))
+            with pytest.raises(TimeoutError):
+                waiting[0].result(3.0)
+            assert log.home_targets(tweet[2]) == set()
+
+    old = FrozenOnceChecked(services.kafka_bootstrap, f"test-{secrets.token_hex(4)}")
+    old.send([], Claim(ACTIVITY, {PARTITION: 0}, generation=-1, member=""))
+
+    waiting[0].result(30.0)
+    assert log.home_targets(tweet[2]) == {follower}
 
 
 def test_a_revoke_drops_the_index_also_when_the_generations_start_again(

@@ -26,21 +26,30 @@ HELD_S = 60.0
 def main() -> None:
     data_dir = Path(sys.argv[1])
     fan_out, deliver = FanOutWork.run, DeliverWork.run
+    together = FanOutWork.together
 
-    def failing_fan_out(self: FanOutWork, message: Any, decoded: Sequence[Activity]) -> None:
+    def refuse(decoded: Sequence[Activity]) -> None:
         authors = {event.author_id for event in decoded}
         if HELD_AUTHOR in authors:
             hold(data_dir)
         if authors & {FAILING_AUTHOR, HELD_AUTHOR}:
             raise LookupError(f"this handler cannot take a batch of {len(decoded)}")
-        fan_out(self, message, decoded)
 
-    def failing_deliver(self: DeliverWork, message: Any, decoded: Sequence[Received]) -> None:
-        if message.partition == WHOLE_BATCH_PARTITION and len(decoded) > 1:
+    def failing_fan_out(self: FanOutWork, first: Any, decoded: Sequence[Activity]) -> None:
+        refuse(decoded)
+        fan_out(self, first, decoded)
+
+    def failing_together(self: FanOutWork, run: Sequence[tuple[Any, Sequence[Activity]]]) -> bool:
+        refuse([event for _, decoded in run for event in decoded])
+        return together(self, run)
+
+    def failing_deliver(self: DeliverWork, first: Any, decoded: Sequence[Received]) -> None:
+        if first.partition == WHOLE_BATCH_PARTITION and len(decoded) > 1:
             raise LookupError(f"this handler cannot take a batch of {len(decoded)}")
-        deliver(self, message, decoded)
+        deliver(self, first, decoded)
 
     FanOutWork.run, DeliverWork.run = failing_fan_out, failing_deliver  # type: ignore[method-assign]
+    FanOutWork.together = failing_together  # type: ignore[method-assign]
     settings = load_settings(os.environ, data_dir)
     configure_logs(settings)
     run_worker(settings)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import kafka
-from infra.kafka import Message, TransactionalProducer, producer_config
+from infra.kafka import Claim, Message, TransactionalProducer, producer_config
 from infra.logs import configure_logs
 from infra.settings import load_settings
 from streams import deliver
@@ -34,6 +34,7 @@ class Place(StrEnum):
 
     PLANNED = "planned"  # a batch's chunks are cut; their transaction has not begun
     BUFFERED = "buffered"  # the producer has them all in its buffer, and the commit will send them
+    CHECKED = "checked"  # the broker has found the claim good; nothing is sent yet
     CALLING = "calling"  # some nodes have some calls of a run
 
 
@@ -60,10 +61,10 @@ def hold(data_dir: Path) -> None:
 def hold_when_planned(held: Callable[[], None]) -> None:
     send = TransactionalProducer.send
 
-    def holding(self: TransactionalProducer, messages: Iterable[Message]) -> None:
+    def holding(self: TransactionalProducer, messages: Iterable[Message], claim: Claim | None = None) -> None:
         cut = list(messages)
         held()
-        send(self, cut)
+        send(self, cut, claim)
 
     TransactionalProducer.send = holding  # type: ignore[method-assign]
 
@@ -74,8 +75,8 @@ def hold_when_buffered(held: Callable[[], None]) -> None:
     def patient_config(bootstrap: str) -> dict[str, Any]:
         return producer_config(bootstrap) | {"linger.ms": LINGER_MS}
 
-    def holding(self: TransactionalProducer, messages: Iterable[Message]) -> None:
-        send(self, then(messages, held))
+    def holding(self: TransactionalProducer, messages: Iterable[Message], claim: Claim | None = None) -> None:
+        send(self, then(messages, held), claim)
 
     kafka.producer_config = patient_config
     TransactionalProducer.send = holding  # type: ignore[method-assign]
@@ -85,6 +86,16 @@ def then(messages: Iterable[Message], held: Callable[[], None]) -> Iterator[Mess
     """`send` asks for one message more after it has handed the last one to the producer."""
     yield from messages
     held()
+
+
+def hold_when_checked(held: Callable[[], None]) -> None:
+    check = TransactionalProducer._check
+
+    def holding(self: TransactionalProducer, claim: Claim) -> None:
+        check(self, claim)
+        held()
+
+    TransactionalProducer._check = holding  # type: ignore[method-assign]
 
 
 def hold_when_calling(held: Callable[[], None]) -> None:
@@ -107,6 +118,7 @@ def hold_when_calling(held: Callable[[], None]) -> None:
 HOLDERS: Mapping[Place, Callable[[Callable[[], None]], None]] = {
     Place.PLANNED: hold_when_planned,
     Place.BUFFERED: hold_when_buffered,
+    Place.CHECKED: hold_when_checked,
     Place.CALLING: hold_when_calling,
 }
 

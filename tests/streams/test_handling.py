@@ -55,6 +55,7 @@ class Work:
 
     def __init__(self, run: Run) -> None:
         self.applied: list[int] = []
+        self.began = 0  # the offset that a crash must bring again, whatever part of a batch is at work
         self._run = run
 
     def read(self, message: Any) -> int:
@@ -62,8 +63,8 @@ class Work:
             raise Undecodable("no version")
         return int(message.offset)
 
-    def run(self, message: Any, decoded: Sequence[int]) -> None:
-        assert message.offset == decoded[0]
+    def run(self, first: Any, decoded: Sequence[int]) -> None:
+        assert first.offset == self.began
         self._run(list(decoded))
         self.applied += decoded
 
@@ -82,7 +83,13 @@ class Agent:
             self.time.sleep,
             lambda: self.time.now_s,
         )
-        self.handle = self.handling.handle
+
+    def handle(self, *batches: Sequence[Any]) -> None:
+        """One round."""
+        until_s = self.handling.patience()
+        for batch in batches:
+            self.work.began = batch[0].message.offset
+            self.handling.handle(batch, until_s)
 
     @property
     def buried(self) -> list[int]:
@@ -235,6 +242,28 @@ def test_what_cannot_be_read_counts_too() -> None:
         agent.handle([event(0), event(1, b"bad")])
 
     assert agent.buried == []
+
+
+def test_what_is_not_buried_yet_comes_again_after_a_crash_also_when_it_cannot_be_read() -> None:
+    """The work is told of the batch's first message, though it is not among those that it is given."""
+    agent = Agent()
+
+    agent.handle([event(4, b"bad"), event(5)])
+
+    assert (agent.work.applied, agent.buried) == ([5], [4])
+
+
+def test_all_batches_of_a_round_share_the_time_of_the_retries() -> None:
+    def one_second_each(offsets: list[int]) -> None:
+        agent.time.now_s += 1.0
+        raise ZeroDivisionError("unforeseen")
+
+    agent = Agent(one_second_each, share=1.0)
+
+    agent.handle(*[[event(number)] for number in range(8)])
+
+    assert agent.buried == list(range(8))
+    assert agent.time.now_s < FAILED_WITHIN_S + 8 + 1  # each is tried once, and the first ones again
 
 
 def test_what_cannot_be_read_is_buried_once_whatever_happens_to_the_rest() -> None:

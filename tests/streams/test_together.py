@@ -34,7 +34,10 @@ def test_partitions_are_at_work_together_and_back_in_line_when_each_has_to_be_ha
         return done
 
     handling: Any = SimpleNamespace(
-        agent="deliver", handle=lambda _: seen.append(state()), handle_together=handle_together
+        agent="deliver",
+        patience=lambda: lambda: 0.0,
+        handle=lambda *_: seen.append(state()),
+        handle_together=handle_together,
     )
     app: Any = SimpleNamespace(topic=lambda *_, **__: None, agent=lambda *_, **__: lambda function: function)
     for place in PLACES:

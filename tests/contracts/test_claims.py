@@ -1,0 +1,143 @@
+"""Claims of group members in transactions: what the broker commits, refuses, and makes a new owner wait for."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from infra.errors import KafkaUnavailable, Superseded
+from infra.kafka import GROUP, Claim, Message, TransactionalProducer, await_settled, committed_offsets
+from infra.topics import ACTIVITY, DELIVERIES
+from tests.services import Services
+
+PARTITION, OFFSET = 1, 7
+JOINED_S = 30.0
+JOIN_POLL_S = 0.1
+
+
+class Member:
+    """A real member of the workers' group, without a worker around it."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._consumer = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False, "log_level": 2}
+        )
+        self._consumer.subscribe([ACTIVITY.name])
+
+    def poll(self) -> bool:
+        """Takes part in a rebalance; whether it has partitions now."""
+        self._consumer.poll(JOIN_POLL_S)
+        return bool(self._consumer.assignment())
+
+    def claim(self) -> Claim:
+        """What it may claim now, read out of the library's own form."""
+        metadata = self._consumer.consumer_group_metadata()
+        generation = int.from_bytes(metadata[7:11], "little", signed=True)
+        _, member, _ = metadata[11:].split(b"\0", 2)
+        claim = Claim(ACTIVITY, {PARTITION: OFFSET}, generation, member.decode())
+        assert claim.metadata() == metadata
+        return claim
+
+    def leave(self) -> None:
+        self._consumer.close()
+
+
+@pytest.fixture
+def member(services: Services) -> Iterator[Member]:
+    made = Member(services.kafka_bootstrap)
+    join(made)
+    yield made
+    made.leave()
+
+
+def join(*members: Member) -> None:
+    for _ in range(int(JOINED_S / JOIN_POLL_S)):
+        assigned = [member.poll() for member in members]  # also those behind one that waits
+        if all(assigned):
+            return
+    raise AssertionError("the members do not get their partitions")
+
+
+def producer(services: Services) -> TransactionalProducer:
+    return TransactionalProducer(services.kafka_bootstrap, f"test-claims-{secrets.token_hex(4)}")
+
+
+def message(value: bytes) -> Message:
+    return Message(DELIVERIES.dead_letters, value, partition=0)
+
+
+def sent(services: Services, value: bytes) -> bool:
+    """Whether anybody finds it, as Faust would also before it is committed."""
+    end = secrets.token_hex(8).encode()
+    producer(services).send([message(end)])
+    consumer = Consumer(
+        {"bootstrap.servers": services.kafka_bootstrap, "group.id": "test", "isolation.level": "read_uncommitted"}
+    )
+    try:
+        consumer.assign([TopicPartition(DELIVERIES.dead_letters, 0, 0)])
+        found = False
+        while (one := consumer.poll(JOINED_S)) is not None:
+            found = found or one.value() == value
+            if one.value() == end:
+                return found
+        raise AssertionError("the log does not end: a transaction is open")
+    finally:
+        consumer.close()
+
+
+def test_what_a_member_sends_in_its_generation_is_committed(services: Services, member: Member) -> None:
+    value = secrets.token_hex(8).encode()
+
+    producer(services).send([message(value)], member.claim())
+
+    assert sent(services, value)
+    await_settled(services.kafka_bootstrap, ACTIVITY, [PARTITION])
+    assert committed_offsets(services.kafka_bootstrap, ACTIVITY)[PARTITION] == OFFSET
+
+
+def test_nothing_counts_of_what_is_sent_with_the_claim_of_an_older_generation(
+    services: Services, member: Member
+) -> None:
+    value, old, thawed = secrets.token_hex(8).encode(), member.claim(), producer(services)
+    newer = Member(services.kafka_bootstrap)
+    try:
+        join(member, newer)
+
+        with pytest.raises(Superseded, match=f"not in generation {old.generation} of group {GROUP}"):
+            thawed.send([message(value)], old)
+    finally:
+        newer.leave()
+
+    assert not sent(services, value)
+
+
+def test_nothing_counts_of_what_somebody_sends_who_has_left(services: Services) -> None:
+    value, gone = secrets.token_hex(8).encode(), Member(services.kafka_bootstrap)
+    join(gone)
+    claim = gone.claim()
+    gone.leave()
+
+    with pytest.raises(Superseded, match="not in generation"):
+        producer(services).send([message(value)], claim)
+
+    assert not sent(services, value)
+
+
+def test_a_new_owner_waits_for_the_transaction_of_the_last_one(services: Services, member: Member) -> None:
+    waited = list[str]()
+    held = member.claim()
+
+    class Holding(TransactionalProducer):
+        def _check(self, claim: Claim) -> None:
+            super()._check(claim)
+            with pytest.raises(KafkaUnavailable) as refusal:
+                await_settled(services.kafka_bootstrap, ACTIVITY, [PARTITION])
+            waited.append(str(refusal.value))
+            await_settled(services.kafka_bootstrap, ACTIVITY, [PARTITION + 1])
+            assert len(committed_offsets(services.kafka_bootstrap, ACTIVITY)) == ACTIVITY.partitions
+
+    Holding(services.kafka_bootstrap, f"test-claims-{secrets.token_hex(4)}").send([message(b"held")], held)
+
+    assert "a transaction of the last owner is still open" in waited[0]
+    await_settled(services.kafka_bootstrap, ACTIVITY, [PARTITION])
