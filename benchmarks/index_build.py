@@ -25,8 +25,8 @@ from infra.database import driver_cursor, make_engine, reading
 from infra.malloc import share_arenas
 from infra.slots import Ids
 from infra.topics import ACTIVITY
-from streams.batches import BATCH_MESSAGES_MAX
 from streams.follower_index import FollowerIndex
+from streams.rounds import BATCH_MESSAGES_MAX
 
 _BARE = """
     COPY (

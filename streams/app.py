@@ -38,8 +38,9 @@ POLL_RECORDS_MAX = 20  # of one partition
 # Of one partition, beside what waits for the next batch: at four fifths of it Faust polls the partition no more, so one
 # poll more fits in, and a full queue never holds up the other partitions.
 QUEUE_MESSAGES_MAX = 100
-# One transaction for what all partitions have, up to some 1,000 events but for one partition.
-FAN_OUT_ROUNDS = Limits(at_once=1, partitions=ACTIVITY.partitions, bytes_max=131_072)
+# One transaction for what all partitions have, up to some 1,000 events. With as many of one partition after the other,
+# three fifths of a backlog's entries came out of order.
+FAN_OUT_ROUNDS = Limits(at_once=1, partitions=ACTIVITY.partitions, messages_max=128)
 # One computes while the nodes work for the other. A tweet's messages arrive one by one: what comes during a round waits
 # for the next one, unless it is more than 8,000 follower ids.
 DELIVER_ROUNDS = Limits(at_once=2, partitions=DELIVERIES.partitions, beside_bytes_min=65_536)

@@ -14,7 +14,6 @@ from streams.ending import end_process
 from streams.progress import AGENT_OF, PROGRESS
 from streams.rounds import Rounds
 
-BATCH_MESSAGES_MAX = 1_000  # what waits for the next batch; of activity it shares a transaction
 BATCH_BYTES_MAX = 2 * 1_048_576  # what waits, but for one message: 262,000 follower ids, a second's work at most
 BATCH_WAIT_S = 8.0  # a stop or a revoke waits this long for the batch at work: below the session of 10 s
 
@@ -55,7 +54,9 @@ class Batches:
     async def put(self, event: faust.EventT) -> None:
         """Takes one event more; waits while too much waits."""
         message = event.message
-        await self._until(lambda: len(self._waiting) < BATCH_MESSAGES_MAX and self.waiting_bytes < BATCH_BYTES_MAX)
+        await self._until(
+            lambda: len(self._waiting) < self._rounds.limits.messages_max and self.waiting_bytes < BATCH_BYTES_MAX
+        )
         if message.generation_id <= self._dropped_generation:
             return
         self._waiting.append(event)

@@ -14,6 +14,7 @@ import structlog
 
 from streams.ending import end_process
 
+BATCH_MESSAGES_MAX = 1_000  # what waits of one partition for the next round
 ROUND_BYTES_MAX = 2 * 1_048_576  # 262,000 follower ids, a second's work at most
 
 log = structlog.get_logger()
@@ -44,13 +45,13 @@ class Waiting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many rounds work at the same time; on how many partitions each, and on how many bytes but for one partition;
-    and how much has to wait for another one to start beside those at work: with less it is cheaper to wait for their
-    end, and for what comes until then."""
+    """How many rounds work at the same time; on how many partitions each, with how many messages of each; and how much
+    has to wait for another one to start beside those at work: with less it is cheaper to wait for their end, and for
+    what comes until then."""
 
     at_once: int
     partitions: int
-    bytes_max: int = ROUND_BYTES_MAX
+    messages_max: int = BATCH_MESSAGES_MAX
     beside_bytes_min: int = 0
 
 
@@ -58,7 +59,7 @@ class Rounds:
     """The rounds of one agent in one process. For one event loop."""
 
     def __init__(self, limits: Limits, process: Process) -> None:
-        self._limits = limits
+        self.limits = limits
         self._process = process
         self._partitions: set[Waiting] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,11 +92,11 @@ class Rounds:
 
     def _start(self) -> None:
         self._kicked = False
-        while len(self._tasks) < self._limits.at_once:
-            chosen = choose(self._partitions, self._limits)
+        while len(self._tasks) < self.limits.at_once:
+            chosen = choose(self._partitions, self.limits.partitions)
             if not chosen:
                 return
-            if self._tasks and sum(partition.waiting_bytes for partition in chosen) < self._limits.beside_bytes_min:
+            if self._tasks and sum(partition.waiting_bytes for partition in chosen) < self.limits.beside_bytes_min:
                 return
             task = asyncio.create_task(self._work(chosen, [partition.take() for partition in chosen]))
             self._tasks.add(task)
@@ -115,15 +116,15 @@ class Rounds:
         self.kick()
 
 
-def choose(partitions: "set[Waiting]", limits: Limits) -> list[Waiting]:
+def choose(partitions: "set[Waiting]", partitions_max: int) -> list[Waiting]:
     """The partitions of the next round, those with the oldest messages first: as many as fit, and at least one."""
     ready = [partition for partition in partitions if partition.since is not None and not partition.at_work]
     ready.sort(key=lambda partition: partition.since or 0.0)
     chosen: list[Waiting] = []
     total = 0
-    for partition in ready[: limits.partitions]:
+    for partition in ready[:partitions_max]:
         total += partition.waiting_bytes
-        if chosen and total > limits.bytes_max:
+        if chosen and total > ROUND_BYTES_MAX:
             break
         chosen.append(partition)
     return chosen

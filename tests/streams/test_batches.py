@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from streams import batches, in_order, rounds
-from streams.batches import BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, work_in_batches
+from streams.batches import BATCH_BYTES_MAX, work_in_batches
 from streams.in_order import InOrderConsumer
-from streams.rounds import Limits, Rounds
+from streams.rounds import BATCH_MESSAGES_MAX, Limits, Rounds
 
 
 @dataclass(frozen=True)

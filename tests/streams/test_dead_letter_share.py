@@ -3,8 +3,8 @@
 import pytest
 
 from infra.settings import Settings
-from streams.batches import BATCH_MESSAGES_MAX
 from streams.dead_letter_share import WINDOW_MESSAGES, DeadLetterShare
+from streams.rounds import BATCH_MESSAGES_MAX
 
 DEFAULT = Settings().dead_letter_share_max
 

@@ -11,11 +11,12 @@ from infra.errors import KafkaUnavailable, RedisUnavailable, Superseded, Undecod
 from infra.readiness import EXIT_NOT_AGAIN
 from infra.topics import MESSAGE_BYTES_MAX
 from streams import handling
-from streams.batches import BATCH_MESSAGES_MAX, BATCH_WAIT_S
+from streams.batches import BATCH_WAIT_S
 from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetter, Stage
 from streams.handling import AWAY, FAILED, FAILED_TRIES_MAX, FAILED_WITHIN_S, Handling, until_done
 from streams.progress import PROGRESS
+from streams.rounds import BATCH_MESSAGES_MAX
 
 Run = Callable[[list[int]], None]
 

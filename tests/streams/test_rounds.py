@@ -101,7 +101,7 @@ def test_a_partition_is_in_one_round_at_a_time() -> None:
 def test_a_round_is_bounded_in_bytes_and_takes_at_least_one_partition(sizes: list[int], count: int) -> None:
     partitions: set[Waiting] = {Partition(float(number), waiting_bytes=size) for number, size in enumerate(sizes)}
 
-    assert [partition.since for partition in choose(partitions, Limits(1, 9))] == list(range(count))
+    assert [partition.since for partition in choose(partitions, 9)] == list(range(count))
 
 
 def test_what_comes_while_all_rounds_work_is_taken_by_the_next_one() -> None:
