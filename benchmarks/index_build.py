@@ -6,7 +6,6 @@ are built at the same time in as many threads, by batches as the agent has them:
 
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +24,8 @@ from infra.database import driver_cursor, make_engine, reading
 from infra.malloc import share_arenas
 from infra.slots import Ids
 from infra.topics import ACTIVITY
+from streams.app import FAN_OUT_ROUNDS
 from streams.follower_index import FollowerIndex
-from streams.rounds import BATCH_MESSAGES_MAX
 
 _BARE = """
     COPY (
@@ -38,7 +37,8 @@ _BARE = """
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What one build took. `limit_seconds`: the same follows read with bare COPY and dropped, as many at a time."""
+    """What one build took. `limit_seconds`: the same follows read with bare COPY and dropped, in a thread a
+    partition."""
 
     follows: int
     authors: int
@@ -60,15 +60,19 @@ class Build:
 
 
 def build(engine: sa.Engine, ids: Ids, shown: Callable[[int], None]) -> Build:
-    """Looks every user up as an author; `shown` is told how many were."""
+    """Looks every user up as an author, in rounds as a worker's; `shown` is told how many were."""
     process = psutil.Process()
     imported_bytes = process.memory_info().rss
     parts = [ids[partition :: ACTIVITY.partitions] for partition in range(ACTIVITY.partitions)]
     indexes = [FollowerIndex(engine) for _ in parts]
-    counter = _Counter(shown)
     began_s = time.monotonic()
-    with ThreadPoolExecutor(ACTIVITY.partitions) as threads:
-        follows = sum(threads.map(lambda index, part: _build_one(index, part, counter), indexes, parts))
+    follows, looked_up = 0, 0
+    for start in range(0, max(map(len, parts)), FAN_OUT_ROUNDS.messages_max):
+        for index, part in zip(indexes, parts, strict=True):
+            batch = part[start : start + FAN_OUT_ROUNDS.messages_max].tolist()
+            follows += sum(len(one.ids) for one in index.get_all(batch).values())
+            looked_up += len(batch)
+        shown(looked_up)
     seconds = time.monotonic() - began_s
     resident_bytes = process.memory_info().rss
     return Build(
@@ -80,29 +84,6 @@ def build(engine: sa.Engine, ids: Ids, shown: Callable[[int], None]) -> Build:
         resident_bytes=resident_bytes,
         index_bytes=int(_value(metrics.INDEX_BYTES)),
     )
-
-
-class _Counter:
-    """Counts for several threads."""
-
-    def __init__(self, shown: Callable[[int], None]) -> None:
-        self._shown = shown
-        self._lock = threading.Lock()
-        self._count = 0
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self._count += count
-            self._shown(self._count)
-
-
-def _build_one(index: FollowerIndex, authors: Ids, counter: _Counter) -> int:
-    follows = 0
-    for start in range(0, len(authors), BATCH_MESSAGES_MAX):
-        batch = authors[start : start + BATCH_MESSAGES_MAX].tolist()
-        follows += sum(len(one.ids) for one in index.get_all(batch).values())
-        counter.add(len(batch))
-    return follows
 
 
 def _read_bare(engine: sa.Engine, ids: Ids) -> float:

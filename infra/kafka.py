@@ -116,6 +116,9 @@ class TransactionalProducer:
 
     def _check(self, claim: Claim) -> None:
         """Before anything is in the log, since Faust reads what is not committed too."""
+        if claim.generation < 0 or not claim.member:  # the broker takes this without a look at the group
+            self._abort()
+            raise Superseded(f"this worker is no member of group {GROUP} any more")
         try:
             self._producer.send_offsets_to_transaction(claim.positions(), claim.metadata(), CALL_TIMEOUT_S)
         except KafkaException as error:
@@ -225,13 +228,9 @@ def _ends(admin: AdminClient, topics: Iterable[Topic], timeout_s: float) -> dict
 
 
 def committed_offsets(bootstrap: str, topic: Topic) -> list[int]:
-    """The offset that the workers' group goes on from, in each partition; 0 where it has none."""
-    consumer = _onlooker(bootstrap, "read_uncommitted")  # else it waits while a transaction holds one of them
-    try:
-        places = [TopicPartition(topic.name, partition) for partition in range(topic.partitions)]
-        return [max(place.offset, 0) for place in consumer.committed(places, timeout=CALL_TIMEOUT_S)]
-    finally:
-        consumer.close()
+    """The offset that the workers' group goes on from, in each partition; 0 where it has none. Raises
+    `KafkaException`. It does not wait for open transactions."""
+    return _committed(bootstrap, topic, range(topic.partitions), "read_uncommitted", CALL_TIMEOUT_S)
 
 
 def await_settled(bootstrap: str, topic: Topic, partitions: Sequence[int]) -> None:
@@ -240,21 +239,19 @@ def await_settled(bootstrap: str, topic: Topic, partitions: Sequence[int]) -> No
     A member that froze once its claim was checked may still send: before what a new owner sends, or not at all. Raises
     `KafkaUnavailable` after a second: the broker ends such a transaction, so ask again.
     """
-    consumer = _onlooker(bootstrap, "read_committed")
     try:
-        consumer.committed([TopicPartition(topic.name, partition) for partition in partitions], SETTLED_TIMEOUT_S)
+        _committed(bootstrap, topic, partitions, "read_committed", SETTLED_TIMEOUT_S)
     except KafkaException as error:
         raise KafkaUnavailable(
             f"{topic.name} {list(partitions)}: a transaction of the last owner is still open, or Kafka at {bootstrap} "
             f"does not answer: {error.args[0].str()}"
         ) from error
-    finally:
-        consumer.close()
 
 
-def _onlooker(bootstrap: str, isolation: str) -> Consumer:
-    """Asks for the group's offsets, and is no member."""
-    return Consumer(
+def _committed(bootstrap: str, topic: Topic, partitions: Iterable[int], isolation: str, timeout_s: float) -> list[int]:
+    """Asked by a client that is no member of the group. To `read_committed` the coordinator answers only when no
+    transaction holds one of them. Raises `KafkaException`, also for an error that came with a single partition."""
+    consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
             "group.id": GROUP,
@@ -262,6 +259,14 @@ def _onlooker(bootstrap: str, isolation: str) -> Consumer:
             "isolation.level": isolation,
         }
     )
+    try:
+        places = consumer.committed([TopicPartition(topic.name, partition) for partition in partitions], timeout_s)
+    finally:
+        consumer.close()
+    for place in places:
+        if place.error is not None:
+            raise KafkaException(place.error)
+    return [max(place.offset, 0) for place in places]
 
 
 def _lag(admin: AdminClient, bootstrap: str, topic: Topic) -> int:

@@ -9,38 +9,11 @@ from confluent_kafka import Consumer, TopicPartition
 from infra.errors import KafkaUnavailable, Superseded
 from infra.kafka import GROUP, Claim, Message, TransactionalProducer, await_settled, committed_offsets
 from infra.topics import ACTIVITY, DELIVERIES
+from tests.contracts.members import Member, join
 from tests.services import Services
 
 PARTITION, OFFSET = 1, 7
-JOINED_S = 30.0
-JOIN_POLL_S = 0.1
-
-
-class Member:
-    """A real member of the workers' group, without a worker around it."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._consumer = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False, "log_level": 2}
-        )
-        self._consumer.subscribe([ACTIVITY.name])
-
-    def poll(self) -> bool:
-        """Takes part in a rebalance; whether it has partitions now."""
-        self._consumer.poll(JOIN_POLL_S)
-        return bool(self._consumer.assignment())
-
-    def claim(self) -> Claim:
-        """What it may claim now, read out of the library's own form."""
-        metadata = self._consumer.consumer_group_metadata()
-        generation = int.from_bytes(metadata[7:11], "little", signed=True)
-        _, member, _ = metadata[11:].split(b"\0", 2)
-        claim = Claim(ACTIVITY, {PARTITION: OFFSET}, generation, member.decode())
-        assert claim.metadata() == metadata
-        return claim
-
-    def leave(self) -> None:
-        self._consumer.close()
+READ_WITHIN_S = 30.0
 
 
 @pytest.fixture
@@ -49,14 +22,6 @@ def member(services: Services) -> Iterator[Member]:
     join(made)
     yield made
     made.leave()
-
-
-def join(*members: Member) -> None:
-    for _ in range(int(JOINED_S / JOIN_POLL_S)):
-        assigned = [member.poll() for member in members]  # also those behind one that waits
-        if all(assigned):
-            return
-    raise AssertionError("the members do not get their partitions")
 
 
 def producer(services: Services) -> TransactionalProducer:
@@ -77,7 +42,7 @@ def sent(services: Services, value: bytes) -> bool:
     try:
         consumer.assign([TopicPartition(DELIVERIES.dead_letters, 0, 0)])
         found = False
-        while (one := consumer.poll(JOINED_S)) is not None:
+        while (one := consumer.poll(READ_WITHIN_S)) is not None:
             found = found or one.value() == value
             if one.value() == end:
                 return found
@@ -89,7 +54,7 @@ def sent(services: Services, value: bytes) -> bool:
 def test_what_a_member_sends_in_its_generation_is_committed(services: Services, member: Member) -> None:
     value = secrets.token_hex(8).encode()
 
-    producer(services).send([message(value)], member.claim())
+    producer(services).send([message(value)], member.claim({PARTITION: OFFSET}))
 
     assert sent(services, value)
     await_settled(services.kafka_bootstrap, ACTIVITY, [PARTITION])
@@ -99,7 +64,7 @@ def test_what_a_member_sends_in_its_generation_is_committed(services: Services, 
 def test_nothing_counts_of_what_is_sent_with_the_claim_of_an_older_generation(
     services: Services, member: Member
 ) -> None:
-    value, old, thawed = secrets.token_hex(8).encode(), member.claim(), producer(services)
+    value, old, thawed = secrets.token_hex(8).encode(), member.claim({PARTITION: OFFSET}), producer(services)
     newer = Member(services.kafka_bootstrap)
     try:
         join(member, newer)
@@ -115,7 +80,7 @@ def test_nothing_counts_of_what_is_sent_with_the_claim_of_an_older_generation(
 def test_nothing_counts_of_what_somebody_sends_who_has_left(services: Services) -> None:
     value, gone = secrets.token_hex(8).encode(), Member(services.kafka_bootstrap)
     join(gone)
-    claim = gone.claim()
+    claim = gone.claim({PARTITION: OFFSET})
     gone.leave()
 
     with pytest.raises(Superseded, match="not in generation"):
@@ -124,9 +89,20 @@ def test_nothing_counts_of_what_somebody_sends_who_has_left(services: Services) 
     assert not sent(services, value)
 
 
+@pytest.mark.parametrize(("generation", "name"), [(-1, ""), (-1, "somebody"), (1, "")])
+def test_nothing_counts_of_what_is_sent_by_nobody(services: Services, generation: int, name: str) -> None:
+    """As when a worker was put out of its group just now. The broker takes the first of these from everybody."""
+    value = secrets.token_hex(8).encode()
+
+    with pytest.raises(Superseded, match=f"no member of group {GROUP}"):
+        producer(services).send([message(value)], Claim(ACTIVITY, {PARTITION: OFFSET}, generation, name))
+
+    assert not sent(services, value)
+
+
 def test_a_new_owner_waits_for_the_transaction_of_the_last_one(services: Services, member: Member) -> None:
     waited = list[str]()
-    held = member.claim()
+    held = member.claim({PARTITION: OFFSET})
 
     class Holding(TransactionalProducer):
         def _check(self, claim: Claim) -> None:

@@ -1,9 +1,10 @@
 """fan_out on real Kafka and PostgreSQL: whose followers a tweet goes to while partitions move and follows change."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,20 @@ from confluent_kafka.admin import AdminClient
 
 from infra.composition import Stores
 from infra.events import Activity, ActivityType, Delivery, DeliveryKind, decode_deliveries
-from infra.kafka import PARTITION_END, Claim, TransactionalProducer, end_offsets
-from infra.topics import ACTIVITY, DELIVERIES
+from infra.kafka import PARTITION_END, Claim, Message, TransactionalProducer, end_offsets
+from infra.topics import DELIVERIES
 from producers.publish import NewTweet, Publisher
 from streams import follower_index, handling
 from streams.app import FanOutWork, Parts
 from streams.dead_letters import DeadLetters
+from tests.contracts.members import Generations
 from tests.services import Services
 
 MakeUsers = Callable[[int], list[int]]
 PARTITION = 0
+
+Event = tuple[ActivityType, int, int]
+OPEN_S = 3.0  # a transaction of the last owner; a new one that does not wait is done long before
 READ_WITHIN_S = 20.0
 
 
@@ -70,19 +75,39 @@ class Log:
 class Worker:
     """One worker's fan_out; Faust would call it with the messages of a batch, and `release` on a revoke."""
 
-    def __init__(self, stores: Stores, bootstrap: str) -> None:
+    def __init__(self, stores: Stores, bootstrap: str, generations: Generations) -> None:
         self.threads = ThreadPoolExecutor(1)
+        self._generations, self._member = generations, ""
         parts = Parts(stores.engine, stores.timelines, DeadLetters(bootstrap), bootstrap, self.threads)
-        self._work = FanOutWork(parts, member=str)  # nobody: see `run`
+        self._work = FanOutWork(parts, member=lambda: self._member)
         self.release = self._work.release
 
-    def run(self, generation: int, *events: tuple[ActivityType, int, int]) -> None:
-        """A batch of (type, author, other) in one consumer generation.
+    def run(self, generation: int, *events: Event) -> None:
+        """A batch of (type, author, other) in one consumer generation."""
+        self._work.run(self._first(PARTITION, generation), activities(events))
 
-        A group without members takes a claim of any generation below zero; test_claims.py has real members.
-        """
-        first = SimpleNamespace(partition=PARTITION, generation_id=-generation, offset=0)
-        self._work.run(first, [Activity(*event, published_ms=5) for event in events])
+    def together(self, *batches: tuple[int, int, Sequence[Event]]) -> bool:
+        """A round of (partition, generation, events)."""
+        firsts = [self._first(partition, generation) for partition, generation, _ in batches]
+        return self._work.together(
+            [(first, activities(events)) for first, (_, _, events) in zip(firsts, batches, strict=True)]
+        )
+
+    def _first(self, partition: int, generation: int) -> Any:
+        claim = self._generations.enter(generation, {partition: 0})
+        self._member = claim.member
+        return SimpleNamespace(partition=partition, generation_id=claim.generation, offset=0)
+
+
+def activities(events: Sequence[Event]) -> list[Activity]:
+    return [Activity(*event, published_ms=5) for event in events]
+
+
+@pytest.fixture
+def generations(services: Services) -> Iterator[Generations]:
+    made = Generations(services.kafka_bootstrap)
+    yield made
+    made.leave()
 
 
 @pytest.fixture
@@ -91,12 +116,14 @@ def log(services: Services) -> Log:
 
 
 @pytest.fixture
-def workers(stores: Stores, services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sequence[Worker]]:
+def workers(
+    stores: Stores, services: Services, generations: Generations, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Sequence[Worker]]:
     def end(reason: str) -> None:
         raise AssertionError(f"the worker ended: {reason}")
 
     monkeypatch.setattr(handling, "end_process", end)
-    made = [Worker(stores, services.kafka_bootstrap) for _ in range(2)]
+    made = [Worker(stores, services.kafka_bootstrap, generations) for _ in range(2)]
     yield made
     for worker in made:
         worker.release()
@@ -106,7 +133,7 @@ def workers(stores: Stores, services: Services, monkeypatch: pytest.MonkeyPatch)
 POSTED, FOLLOWED, UNFOLLOWED = ActivityType.POSTED, ActivityType.FOLLOWED, ActivityType.UNFOLLOWED
 
 
-def post(publisher: Publisher, author: int) -> tuple[ActivityType, int, int]:
+def post(publisher: Publisher, author: int) -> Event:
     return POSTED, author, publisher.post(NewTweet(author, secrets.token_hex(4))).id
 
 
@@ -133,25 +160,63 @@ def test_a_worker_that_gets_a_partition_back_uses_the_followers_of_now(
 
 
 def test_a_new_owner_sends_nothing_while_the_last_ones_transaction_is_open(
-    workers: Sequence[Worker], services: Services, log: Log, publisher: Publisher, make_users: MakeUsers
+    workers: Sequence[Worker],
+    generations: Generations,
+    services: Services,
+    log: Log,
+    publisher: Publisher,
+    make_users: MakeUsers,
 ) -> None:
     author, follower = make_users(2)
     publisher.follow(follower, author)
-    tweet, waiting = post(publisher, author), list[Future[None]]()
+    newer, tweet, running, targets = workers[0], post(publisher, author), list[Future[None]](), list[set[int]]()
 
     class FrozenOnceChecked(TransactionalProducer):
         def _check(self, claim: Claim) -> None:
             super()._check(claim)
-            waiting.append(workers[0].threads.submit(workers[0].run, 2, tweet))
-            with pytest.raises(TimeoutError):
-                waiting[0].result(3.0)
-            assert log.home_targets(tweet[2]) == set()
+            running.append(newer.threads.submit(newer.run, 2, tweet))
+            wait(running, OPEN_S)
+            targets.append(log.home_targets(tweet[2]))
 
     old = FrozenOnceChecked(services.kafka_bootstrap, f"test-{secrets.token_hex(4)}")
-    old.send([], Claim(ACTIVITY, {PARTITION: 0}, generation=-1, member=""))
+    old.send([], generations.enter(1, {PARTITION: 0}))
+    running[0].result(READ_WITHIN_S)
+    targets.append(log.home_targets(tweet[2]))
 
-    waiting[0].result(30.0)
-    assert log.home_targets(tweet[2]) == {follower}
+    assert targets == [set(), {follower}]
+
+
+def test_what_waits_in_several_partitions_is_sent_together_and_each_has_its_claim(
+    workers: Sequence[Worker], log: Log, publisher: Publisher, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[dict[int, int]] = []
+    send = TransactionalProducer.send
+
+    def noting(self: TransactionalProducer, messages: Iterable[Message], claim: Claim | None = None) -> None:
+        sent.append(dict(claim.offsets) if claim else {})
+        send(self, messages, claim)
+
+    monkeypatch.setattr(TransactionalProducer, "send", noting)
+    one, other, follower = make_users(3)
+    publisher.follow_many([(follower, one), (follower, other)])
+    tweets = [post(publisher, one), post(publisher, other)]
+
+    assert workers[0].together((0, 1, tweets[:1]), (1, 1, tweets[1:]))
+
+    assert [log.home_targets(tweet) for _, _, tweet in tweets] == [{follower}, {follower}]
+    assert sent == [{0: 0, 1: 0}]
+
+
+def test_batches_of_two_generations_are_not_sent_together(
+    workers: Sequence[Worker], log: Log, publisher: Publisher, make_users: MakeUsers
+) -> None:
+    author, follower = make_users(2)
+    publisher.follow(follower, author)
+    tweet = post(publisher, author)
+
+    assert not workers[0].together((0, 1, [tweet]), (1, 2, [tweet]))
+
+    assert log.home_targets(tweet[2]) == set()
 
 
 def test_a_revoke_drops_the_index_also_when_the_generations_start_again(

@@ -86,13 +86,14 @@ def run(
     process: Callable[[Sequence[Any]], Any],
     then: Callable[["asyncio.Task[None]"], Any],
     made: list[Rounds] | None = None,
+    messages_max: int = BATCH_MESSAGES_MAX,
 ) -> None:
     async def each(of_partitions: Sequence[Sequence[Any]]) -> None:
         for batch in of_partitions:
             await process(batch)
 
     async def main() -> None:
-        rounds = Rounds(Limits(at_once=1, partitions=1), each)
+        rounds = Rounds(Limits(at_once=1, partitions=1, messages_max=messages_max), each)
         if made is not None:
             made.append(rounds)
         await then(asyncio.create_task(work_in_batches(stream, rounds)))
@@ -138,22 +139,23 @@ def test_what_comes_while_a_batch_is_worked_on_is_the_next_batch() -> None:
     assert seen == [[0], [1, 2, 3, 4]]
 
 
-def test_no_more_than_a_batch_is_taken_ahead() -> None:
-    stream, go_on = FakeStream(range(3 * BATCH_MESSAGES_MAX)), asyncio.Event()
+@pytest.mark.parametrize("messages_max", [7, BATCH_MESSAGES_MAX])
+def test_no_more_than_a_batch_is_taken_ahead(messages_max: int) -> None:
+    stream, go_on = FakeStream(range(3 * messages_max)), asyncio.Event()
 
     async def process(_: Sequence[FakeEvent]) -> None:
         await go_on.wait()
 
     async def then(task: "asyncio.Task[None]") -> None:
-        for _ in range(4 * BATCH_MESSAGES_MAX):
+        for _ in range(4 * messages_max):
             await asyncio.sleep(0)
-        assert stream.given <= BATCH_MESSAGES_MAX + 2  # the one at work, those that wait, the one that is offered
+        assert stream.given <= messages_max + 2  # the one at work, those that wait, the one that is offered
         go_on.set()
-        await until(lambda: len(stream.acknowledged) == 3 * BATCH_MESSAGES_MAX)
+        await until(lambda: len(stream.acknowledged) == 3 * messages_max)
         stream.closed.set()
         await task
 
-    run(stream, process, then)
+    run(stream, process, then, messages_max=messages_max)
 
 
 def test_a_cancelled_agent_first_ends_the_batch_at_work() -> None:
