@@ -91,7 +91,7 @@ def test_nothing_counts_of_what_somebody_sends_who_has_left(services: Services) 
 
 @pytest.mark.parametrize(("generation", "name"), [(-1, ""), (-1, "somebody"), (1, "")])
 def test_nothing_counts_of_what_is_sent_by_nobody(services: Services, generation: int, name: str) -> None:
-    """As when a worker was put out of its group just now. The broker takes the first of these from everybody."""
+    """As when a worker was put out of its group just now. The broker takes the first two from everybody."""
     value = secrets.token_hex(8).encode()
 
     with pytest.raises(Superseded, match=f"no member of group {GROUP}"):
