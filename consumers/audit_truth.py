@@ -39,16 +39,13 @@ _EXPECTED = sa.text(
 )
 
 # What may once have been in a timeline: tweets that are deleted by now, of authors who were unfollowed or became
-# celebrities. Unfollows are found in the outbox, which keeps its rows.
+# celebrities.
 _FLOORS = sa.text(
     """
     WITH pair AS (
         SELECT follower_id, author_id FROM follows WHERE follower_id = ANY (CAST(:users AS bigint[]))
         UNION
-        SELECT CAST(CAST(payload AS json) ->> 'follower_id' AS bigint), CAST(aggregateid AS bigint)
-        FROM outbox
-        WHERE type = 'unfollowed'
-          AND CAST(CAST(payload AS json) ->> 'follower_id' AS bigint) = ANY (CAST(:users AS bigint[]))
+        SELECT follower_id, author_id FROM former_follows WHERE follower_id = ANY (CAST(:users AS bigint[]))
     )
     SELECT follower_id, id
     FROM (

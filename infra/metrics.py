@@ -86,7 +86,7 @@ OUTBOX_UNSENT = _gauge("fanfold_outbox_unsent_events", "events", "Events not sen
 RELAY_BATCH_EVENTS = _histogram(
     "fanfold_relay_batch_events", "events", "Events that the relay sent in one transaction", COUNT_BUCKETS
 )
-RELAYED = _counter("fanfold_relayed_total", "events", "Events that the relay sent and marked")
+RELAYED = _counter("fanfold_relayed_total", "events", "Events that the relay sent")
 
 # Both agents.
 BATCH_EVENTS = _histogram(

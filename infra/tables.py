@@ -12,6 +12,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -29,9 +30,11 @@ users = Table(
     Column("status", Text, nullable=False, server_default="push"),
     Column("active_until", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("deleted_at", DateTime(timezone=True)),  # then tweets and follows go, and the row last
     CheckConstraint("status IN ('push', 'both', 'pull')", name="users_status"),
     CheckConstraint("id > 0", name="users_id_positive"),
     Index("users_active", "active_until", postgresql_where=text("active_until IS NOT NULL")),
+    Index("users_going", "id", postgresql_where=text("deleted_at IS NOT NULL")),
 )
 
 follows = Table(
@@ -42,6 +45,25 @@ follows = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("follower_id <> author_id", name="follows_another"),
     Index("follows_by_author", "author_id", "follower_id"),
+)
+
+# Who once followed whom and unfollowed: what may have been in a timeline, for the audit.
+former_follows = Table(
+    "former_follows",
+    metadata,
+    Column("follower_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("author_id", BigInteger, primary_key=True, autoincrement=False),
+)
+
+# Neither follows the other while a row is here.
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("blocker_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("blocked_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("blocker_id <> blocked_id", name="blocks_another"),
+    Index("blocks_by_blocked", "blocked_id", "blocker_id"),
 )
 
 tweets = Table(
@@ -58,7 +80,7 @@ tweets = Table(
     Index("tweets_by_original", "retweet_of", postgresql_where=text("retweet_of IS NOT NULL")),
 )
 
-# Debezium's outbox columns, and the mark of our relay.
+# Debezium's outbox columns. The relay deletes what it has sent.
 outbox = Table(
     "outbox",
     metadata,
@@ -68,8 +90,7 @@ outbox = Table(
     Column("type", Text, nullable=False),
     Column("payload", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-    Column("sent_at", DateTime(timezone=True)),
-    Index("outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),
+    Column("traceparent", Text),
 )
 
 # One row a relay shard: whether its relay sleeps and wants to be woken.
@@ -78,6 +99,31 @@ relays = Table(
     metadata,
     Column("shard", Integer, primary_key=True, autoincrement=False),
     Column("sleeping", Boolean, nullable=False),
+)
+
+# What a call with an idempotency key was answered, for a day; written in the call's transaction.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("user_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", Text, primary_key=True),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("idempotency_keys_by_age", "created_at"),
+)
+
+# Who may act as whom over HTTP. Of a token's secret only the SHA-256 is kept. Scopes: words separated by spaces.
+bearer_tokens = Table(
+    "bearer_tokens",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("user_id", BigInteger, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("revoked_at", DateTime(timezone=True)),
+    Index("bearer_tokens_by_user", "user_id"),
 )
 
 # How far each imported file got; written with the rows it brought.

@@ -18,7 +18,7 @@ COUNTED_MAX = 20_000  # rows that one look reads: some milliseconds; beyond that
 _LOOK = sa.text(
     """
     SELECT count(*), greatest(coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0), 0)
-    FROM (SELECT created_at FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT :counted_max) AS unsent
+    FROM (SELECT created_at FROM outbox ORDER BY id LIMIT :counted_max) AS unsent
     """
 )
 

@@ -223,8 +223,13 @@ _INSERT_FOLLOWS = sa.text(
 
 _DELETE_FOLLOWS = sa.text(
     """
-    DELETE FROM follows USING unnest(CAST(:followers AS bigint[]), CAST(:authors AS bigint[])) AS pair (f, a)
-    WHERE follower_id = pair.f AND author_id = pair.a RETURNING follower_id, author_id
+    WITH gone AS (
+        DELETE FROM follows USING unnest(CAST(:followers AS bigint[]), CAST(:authors AS bigint[])) AS pair (f, a)
+        WHERE follower_id = pair.f AND author_id = pair.a RETURNING follower_id, author_id
+    ), noted AS (
+        INSERT INTO former_follows SELECT follower_id, author_id FROM gone ON CONFLICT DO NOTHING
+    )
+    SELECT follower_id, author_id FROM gone
     """
 )
 

@@ -1,7 +1,7 @@
 """Relay: committed outbox rows to the activity log, per author in commit order, at least once (G2).
 
 One relay is active a shard: it holds an advisory lock whose session it pings, and its transactional id fences a thawed
-old one out of Kafka. It sends unmarked rows in id order and marks them after the commit. Next: streams/fan_out.py.
+old one out of Kafka. It sends rows in id order and deletes them after the commit. Next: streams/fan_out.py.
 """
 
 import threading
@@ -32,9 +32,9 @@ RELAY_LOCK_CLASS = 0x0FA0  # first key of the two-key advisory lock; the second 
 log = structlog.get_logger()
 
 _UNSENT = sa.text(
-    "SELECT id, aggregatetype, aggregateid, type, payload FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT :limit"
+    "SELECT id, aggregatetype, aggregateid, type, payload FROM outbox ORDER BY id LIMIT :limit"
 )
-_MARK = sa.text("UPDATE outbox SET sent_at = now() WHERE id = ANY (CAST(:ids AS bigint[])) AND sent_at IS NULL")
+_REMOVE = sa.text("DELETE FROM outbox WHERE id = ANY (CAST(:ids AS bigint[]))")
 _SLEEP = sa.text("UPDATE relays SET sleeping = :sleeping WHERE shard = :shard AND sleeping <> :sleeping")
 
 
@@ -158,23 +158,23 @@ class Relay:
                 pinged_s = time.monotonic()
 
     def step(self, producer: TransactionalProducer) -> int:
-        """Sends and marks one batch; the number of events sent.
+        """Sends and removes one batch; the number of events sent.
 
-        A crash before the commit sends nothing that counts; one between commit and mark sends the batch again, in the
+        A crash before the commit sends nothing that counts; one between commit and removal sends the batch again, in the
         same order. Idempotent downstream: every event names its tweet or pair.
         """
         with reading(self._engine) as connection:
             rows = [Row(*row) for row in connection.execute(_UNSENT, {"limit": BATCH_ROWS_MAX})]
         if rows:
             producer.send(map(as_message, rows))
-            self._mark([row.id for row in rows])
+            self._remove([row.id for row in rows])
             metrics.RELAY_BATCH_EVENTS.observe(len(rows))
             metrics.RELAYED.inc(len(rows))
         return len(rows)
 
-    def _mark(self, ids: Sequence[int]) -> None:
+    def _remove(self, ids: Sequence[int]) -> None:
         with transaction(self._engine) as connection:
-            connection.execute(_MARK, {"ids": list(ids)})
+            connection.execute(_REMOVE, {"ids": list(ids)})
 
     def _sleep(self) -> None:
         """Says that it sleeps, looks once more, and only then waits: no commit falls between."""

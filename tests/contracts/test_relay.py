@@ -78,7 +78,7 @@ def relay(engine: sa.Engine, settings: Settings) -> Relay:
     return Relay(engine, settings.database_url, settings.kafka_bootstrap)
 
 
-def test_what_is_published_is_relayed_in_order_and_marked(
+def test_what_is_published_is_relayed_in_order_and_removed(
     relay: Relay, publisher: Publisher, engine: sa.Engine, settings: Settings, make_users: MakeUsers
 ) -> None:
     [author] = make_users(1)
@@ -91,7 +91,7 @@ def test_what_is_published_is_relayed_in_order_and_marked(
         assert [event.other_id for event in relayed()] == [*first, second]
 
 
-def test_a_crash_between_commit_and_mark_sends_again_in_the_same_order(
+def test_a_crash_between_commit_and_removal_sends_again_in_the_same_order(
     relay: Relay,
     publisher: Publisher,
     settings: Settings,
@@ -102,13 +102,13 @@ def test_a_crash_between_commit_and_mark_sends_again_in_the_same_order(
     ids = [tweet.id for tweet in publisher.post_many([NewTweet(author, f"{number}") for number in range(5)])]
 
     def die(_: object) -> None:
-        raise OSError("killed before the mark")
+        raise OSError("killed before the removal")
 
     with reading_from_now(settings.kafka_bootstrap) as relayed:
         producer = TransactionalProducer(settings.kafka_bootstrap, "test-relay")
         with monkeypatch.context() as patch:
-            patch.setattr(relay, "_mark", die)
-            with pytest.raises(OSError, match="before the mark"):
+            patch.setattr(relay, "_remove", die)
+            with pytest.raises(OSError, match="before the removal"):
                 relay.step(producer)
         assert relay.step(producer) == 5
         assert relay.step(producer) == 0
