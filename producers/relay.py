@@ -31,9 +31,7 @@ RELAY_LOCK_CLASS = 0x0FA0  # first key of the two-key advisory lock; the second 
 
 log = structlog.get_logger()
 
-_UNSENT = sa.text(
-    "SELECT id, aggregatetype, aggregateid, type, payload FROM outbox ORDER BY id LIMIT :limit"
-)
+_UNSENT = sa.text("SELECT id, aggregatetype, aggregateid, type, payload FROM outbox ORDER BY id LIMIT :limit")
 _REMOVE = sa.text("DELETE FROM outbox WHERE id = ANY (CAST(:ids AS bigint[]))")
 _SLEEP = sa.text("UPDATE relays SET sleeping = :sleeping WHERE shard = :shard AND sleeping <> :sleeping")
 
@@ -160,8 +158,8 @@ class Relay:
     def step(self, producer: TransactionalProducer) -> int:
         """Sends and removes one batch; the number of events sent.
 
-        A crash before the commit sends nothing that counts; one between commit and removal sends the batch again, in the
-        same order. Idempotent downstream: every event names its tweet or pair.
+        A crash before the commit sends nothing that counts; one between commit and removal sends the batch again, in
+        the same order. Idempotent downstream: every event names its tweet or pair.
         """
         with reading(self._engine) as connection:
             rows = [Row(*row) for row in connection.execute(_UNSENT, {"limit": BATCH_ROWS_MAX})]
