@@ -67,7 +67,7 @@ class DeliveriesBench:
         self._stores = stores = ground.stores
         self._watcher = ground.watcher
         self._rng = np.random.default_rng(options.seed)
-        self._publisher = Publisher(stores.engine, stores.bodies)
+        self._publisher = Publisher(stores)
 
     def run(self) -> DeliveriesReport:
         """Fills, warms, runs every form, compares every timeline, and measures the limits last."""

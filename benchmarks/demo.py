@@ -24,11 +24,12 @@ from benchmarks.traffic import run_traffic, split
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.delivered import Delivered, delivered, expected_deliveries
-from consumers.read_timeline import Cursor, Page, TimelineReader
+from consumers.read_timeline import Page, TimelineReader
 from infra.composition import Stores, stores
 from infra.database import reading
 from infra.errors import FanfoldError
 from infra.live_settings import set_live_settings
+from infra.paging import Cursor
 from infra.rebuild import BATCH_USERS_MAX
 from infra.settings import Settings
 from infra.stack.progress import Report
@@ -180,7 +181,7 @@ class Demo:
         assert graph is not None, "made tweets need a made graph"
         count = self._options.made_tweets
         posts = list(zip(make_authors(graph, count, self._rng), make_texts(count, self._rng), strict=True))
-        publisher = Publisher(self._stores.engine, self._stores.bodies)
+        publisher = Publisher(self._stores)
         run_traffic(publisher, graph, split(posts, self._options.seed), self._watcher.posted, mix=self._mixes)
 
     def _wait_until_applied(self) -> None:

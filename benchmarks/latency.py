@@ -100,7 +100,7 @@ class LatencyBench:
         self._stores = stores = ground.stores
         self._watcher = ground.watcher
         self._rng = np.random.default_rng(options.seed)
-        self._publisher = Publisher(stores.engine, stores.bodies)
+        self._publisher = Publisher(stores)
 
     def run(self) -> LatencyReport:
         """Fills, warms, and goes through the phases; compares every timeline last."""

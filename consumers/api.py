@@ -6,12 +6,13 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel
 from starlette.datastructures import URL
 
-from consumers import social_queries
-from consumers.read_timeline import LIMIT_DEFAULT, LIMIT_MAX, Cursor, Page, State, TimelineReader
+from consumers.read_timeline import Page, State, TimelineReader
 from consumers.read_tweet import read_tweet
+from infra import social
 from infra.http_answers import TweetAnswer, UserAnswer, id_text, tweet_answer, user_answer
 from infra.http_input import ActingUser, CursorId, Id, OpenStores
 from infra.http_problems import RETRY_AFTER_S, documented
+from infra.paging import LIMIT_DEFAULT, LIMIT_MAX, Cursor
 
 router = APIRouter(responses=documented(422, 503))
 
@@ -67,7 +68,7 @@ _TIMELINES = _PAGES | {
 @router.get("/users/{id}", tags=["users"], responses=documented(404))
 def user(user_id: UserId, stores: OpenStores) -> UserAnswer:
     """One user."""
-    return user_answer(social_queries.user(stores.engine, user_id))
+    return user_answer(social.user(stores.engine, user_id))
 
 
 @router.get("/users/{id}/followers", tags=["users"], responses=_PAGES)
@@ -75,7 +76,7 @@ def followers(
     user_id: UserId, cursor: ACursor, stores: OpenStores, request: Request, response: Response
 ) -> UsersAnswer:
     """Who follows a user."""
-    return _users_answer(social_queries.followers(stores.engine, user_id, cursor), request, response)
+    return _users_answer(social.followers(stores.engine, user_id, cursor), request, response)
 
 
 @router.get("/users/{id}/following", tags=["users"], responses=_PAGES)
@@ -83,7 +84,7 @@ def following(
     user_id: UserId, cursor: ACursor, stores: OpenStores, request: Request, response: Response
 ) -> UsersAnswer:
     """Whom a user follows."""
-    return _users_answer(social_queries.following(stores.engine, user_id, cursor), request, response)
+    return _users_answer(social.following(stores.engine, user_id, cursor), request, response)
 
 
 @router.get("/users/{id}/timeline", tags=["timelines"], responses=_TIMELINES)
@@ -119,7 +120,7 @@ def link_header(url: URL, first_id: int | None, next_max_id: int | None) -> str:
     return ", ".join(links)
 
 
-def _users_answer(page: social_queries.UserPage, request: Request, response: Response) -> UsersAnswer:
+def _users_answer(page: social.UserPage, request: Request, response: Response) -> UsersAnswer:
     _link(request, response, page.users[0].id if page.users else None, page.next_max_id)
     return UsersAnswer(users=[user_answer(one) for one in page.users], next_max_id=id_text(page.next_max_id))
 

@@ -4,10 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
-from consumers.read_timeline import Cursor, Page, TimelineReader
+from consumers.read_timeline import Page, TimelineReader
 from infra.cli import JsonFlag, UserId, parse_id, print_json, settings_of
 from infra.composition import stores
 from infra.http_answers import id_text, tweet_answer
+from infra.paging import Cursor
 
 
 def timeline(

@@ -54,4 +54,7 @@ def celebrities(engine: sa.Engine, user_id: int) -> list[int]:
 def user_exists(engine: sa.Engine, user_id: int) -> bool:
     """Whether there is such a user."""
     with reading(engine) as connection:
-        return bool(connection.execute(sa.text("SELECT 1 FROM users WHERE id = :id"), {"id": user_id}).scalar())
+        return bool(connection.execute(_USER, {"id": user_id}).scalar())
+
+
+_USER = sa.text("SELECT 1 FROM users WHERE id = :id AND deleted_at IS NULL")

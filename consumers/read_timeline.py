@@ -14,13 +14,12 @@ from consumers import page_queries
 from consumers.read_tweet import read_live
 from infra import metrics
 from infra.composition import Stores
-from infra.errors import InvalidInput, NotFound, TokenLost
+from infra.errors import NotFound, TokenLost
+from infra.paging import Cursor
 from infra.rebuild import BATCH_USERS_MAX, Outcome, activate, rebuild
 from infra.timelines import RENEW_BELOW_S, Kind, TimelinePage
 from infra.tweet_bodies import Body
 
-LIMIT_DEFAULT = 20
-LIMIT_MAX = 40
 BUSY_WAIT_S = 2.0  # another process rebuilds: usually done in tens of milliseconds
 BUSY_POLL_S = 0.01
 ROUNDS_MAX = 25  # each round drops deleted tweets of one page; after that the page is short
@@ -32,20 +31,6 @@ class State(StrEnum):
     COMPLETE = "complete"
     REBUILDING = "rebuilding"  # somebody else rebuilds it; this page came from the database
     PARTIAL = "partial"  # a page cut short by very many deleted tweets
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Mastodon's paging: older than `max_id`, newer than `since_id`; `min_id` asks for the oldest above it."""
-
-    limit: int = LIMIT_DEFAULT
-    max_id: int | None = None
-    since_id: int | None = None
-    min_id: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.limit <= LIMIT_MAX:
-            raise InvalidInput(f"limit is {self.limit}, but must be from 1 to {LIMIT_MAX}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +73,8 @@ class TimelineReader:
             tweets += read_live(self._stores.bodies, newer)
             last = len(ids) < wanted or (cursor.since_id is not None and ids[-1] <= cursor.since_id)
             if last or len(tweets) >= wanted:
+                if not tweets and cursor.max_id is None:
+                    self._need_user(user_id)  # what a deleted one had is in no page
                 more = len(tweets) >= wanted
                 return Page(tweets[: cursor.limit], tweets[cursor.limit - 1].id if more else None, state)
             below = ids[-1]

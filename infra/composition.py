@@ -13,7 +13,10 @@ from infra.settings import Settings
 from infra.shard_map import ShardMap, decode_shard_map
 from infra.timelines import Timelines
 from infra.tweet_bodies import TweetBodies
+from infra.write_through import WriteThrough
 from infra.zookeeper import LIVE_SETTINGS_PATH, PLACEMENT_PATH, Watched, ZooKeeper
+
+BRIEF_TIMEOUT_S = 0.5  # a call takes milliseconds; on a busy machine it can wait for some hundred
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,12 @@ class Stores:
     clusters: RedisClusters
     timelines: Timelines
     bodies: TweetBodies
+    brief: RedisClusters  # with short time-outs, for what can be left out
+    write_through: WriteThrough
 
     def close(self) -> None:
         """Closes everything, the last opened first."""
+        self.brief.close()
         self.clusters.close()
         self.zookeeper.close()
         self.engine.dispose()
@@ -39,8 +45,9 @@ def open_stores(settings: Settings) -> Stores:
     zookeeper = ZooKeeper(settings.need("zookeeper_hosts"))
     shard_map: Watched[ShardMap] = Watched(zookeeper, PLACEMENT_PATH, decode_shard_map)
     live: Watched[LiveSettings] = Watched(zookeeper, LIVE_SETTINGS_PATH, decode_live_settings)
-    clusters = RedisClusters(shard_map)
-    return Stores(engine, zookeeper, clusters, Timelines(clusters, live), TweetBodies(clusters, engine))
+    clusters, brief = RedisClusters(shard_map), RedisClusters(shard_map, BRIEF_TIMEOUT_S)
+    timelines, bodies = Timelines(clusters, live), TweetBodies(clusters, engine)
+    return Stores(engine, zookeeper, clusters, timelines, bodies, brief, WriteThrough(brief, live))
 
 
 @contextmanager

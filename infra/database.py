@@ -4,7 +4,7 @@ Locks, in this order: key 0 shared for every publish and activation (exclusive f
 ascending. So an import has the table to itself for one batch, and no two transactions can deadlock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from infra.errors import DatabaseUnavailable
+from infra.errors import AuthorBusy, DatabaseUnavailable
 
 POOL_CONNECTIONS_MAX = 20  # of one process; the embedded server takes 200
 # A server that silently went away is noticed within 10 s: by what was sent, or by keepalives when nothing was.
@@ -70,26 +70,45 @@ def driver_cursor(connection: sa.Connection) -> Iterator[psycopg.Cursor]:
         raise DatabaseUnavailable(f"PostgreSQL at {where}: {str(error).splitlines()[0]}") from error
 
 
-def lock_authors(connection: sa.Connection, authors: Sequence[int]) -> None:
-    """Takes key 0 shared and the lock of each author, ascending, before any write.
+def lock_authors(connection: sa.Connection, authors: Iterable[int], others: Iterable[int] = ()) -> None:
+    """Takes key 0 shared and the lock of each author, ascending, before any write; shared, those of `others`: users who
+    must not be deleted before the commit.
 
-    So an author's outbox ids are in commit order. At most `AUTHOR_LOCKS_MAX` authors; larger batches are split.
+    So an author's outbox ids are in commit order. At most `AUTHOR_LOCKS_MAX` users; larger batches are split.
     """
+    alone = set(authors)
+    distinct = sorted(alone.union(others))
+    assert len(distinct) <= AUTHOR_LOCKS_MAX, "split the batch: PostgreSQL's lock table is small"
+    connection.execute(_LIMITS)
+    connection.execute(_LOCK, {"zero": IMPORT_LOCK, "users": distinct, "alone": [user in alone for user in distinct]})
+
+
+def try_lock_authors(connection: sa.Connection, authors: Iterable[int]) -> set[int]:
+    """The same without waiting for anybody but an import; returns the authors whose lock somebody else has."""
     distinct = sorted(set(authors))
     assert len(distinct) <= AUTHOR_LOCKS_MAX, "split the batch: PostgreSQL's lock table is small"
-    connection.execute(
-        sa.text(
-            f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; "
-            f"SET LOCAL idle_in_transaction_session_timeout = {LOCK_TIMEOUT_MS}"
-        )
-    )
-    connection.execute(
-        sa.text(
-            "SELECT pg_advisory_xact_lock_shared(:zero), "
-            "(SELECT count(pg_advisory_xact_lock(a)) FROM (SELECT unnest(CAST(:authors AS bigint[])) AS a) AS sorted)"
-        ),
-        {"zero": IMPORT_LOCK, "authors": distinct},
-    )
+    connection.execute(_LIMITS)
+    return set(connection.execute(_TRY_LOCK, {"zero": IMPORT_LOCK, "users": distinct}).scalars())
+
+
+_LIMITS = sa.text(
+    f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; SET LOCAL idle_in_transaction_session_timeout = {LOCK_TIMEOUT_MS}"
+)
+_LOCK = sa.text(
+    """
+    SELECT pg_advisory_xact_lock_shared(:zero),
+           (SELECT count(CASE WHEN alone THEN CAST(pg_advisory_xact_lock(id) AS text)
+                              ELSE CAST(pg_advisory_xact_lock_shared(id) AS text) END)
+            FROM unnest(CAST(:users AS bigint[]), CAST(:alone AS boolean[])) AS one (id, alone))
+    """
+)
+_TRY_LOCK = sa.text(
+    """
+    WITH zero AS MATERIALIZED (SELECT CAST(pg_advisory_xact_lock_shared(:zero) AS text) AS taken)
+    SELECT id FROM zero, unnest(CAST(:users AS bigint[])) AS one (id)
+    WHERE taken IS NOT NULL AND NOT pg_try_advisory_xact_lock(id)
+    """
+)
 
 
 def lock_for_import(connection: sa.Connection) -> None:
@@ -130,5 +149,7 @@ def _our_errors(engine: sa.Engine) -> Iterator[None]:
 
 
 def _unavailable(engine: sa.Engine, error: DBAPIError) -> DatabaseUnavailable:
+    if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+        return AuthorBusy(f"somebody has held the lock of one of these users for {LOCK_TIMEOUT_MS} ms; try again")
     reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
     return DatabaseUnavailable(f"PostgreSQL at {engine.url.render_as_string(hide_password=True)}: {reason}")

@@ -6,7 +6,8 @@ FanfoldError                     exit 1
 │   ├── InvalidInput       422   a value breaks a rule
 │   ├── NotFound           404   the user, tweet or file is not there
 │   ├── Forbidden          403   the acting user may not do this
-│   └── Conflict           409   it is so already, or something else has the name
+│   └── Conflict           409   something else has the name
+│       └── KeyReused      409   an idempotency key was sent with another request before
 ├── CheckFailed                  exit 1: a check ran and found differences
 ├── Undecodable                  a message that no known version of the code can read
 ├── Fenced                       a Redis node refused a write: old epoch, generation or call
@@ -15,6 +16,7 @@ FanfoldError                     exit 1
 ├── TokenLost                    a rebuild is no longer mine; start again
 └── DependencyError              exit 3, HTTP 503, retriable: a server cannot be reached
     ├── DatabaseUnavailable
+    │   └── AuthorBusy           another publisher holds an author's lock for too long
     ├── KafkaUnavailable
     ├── RedisUnavailable
     ├── ZooKeeperUnavailable
@@ -62,9 +64,13 @@ class Forbidden(UseError):
 
 
 class Conflict(UseError):
-    """Raised when the state already is as asked, or the name is taken."""
+    """Raised when something else has the name or the id."""
 
     http_status = 409
+
+
+class KeyReused(Conflict):
+    """Raised when an idempotency key comes again with another request."""
 
 
 class CheckFailed(FanfoldError):
@@ -108,6 +114,10 @@ class DependencyError(FanfoldError):
 
 class DatabaseUnavailable(DependencyError):
     """Raised when PostgreSQL does not answer."""
+
+
+class AuthorBusy(DatabaseUnavailable):
+    """Raised when another transaction holds a user's lock, as that of a frozen publisher does for five seconds."""
 
 
 class KafkaUnavailable(DependencyError):

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from infra.errors import RedisUnavailable
-from infra.redis_node import Argument, RedisNode, Reply
+from infra.redis_node import CALL_TIMEOUT_S, Argument, RedisNode, Reply
 from infra.shard_map import CLUSTERS, ShardMap
 from infra.slots import slot_of
 from infra.zookeeper import Watched
@@ -24,8 +24,9 @@ T = TypeVar("T")
 class RedisClusters:
     """Clients of all nodes of the current shard map. Safe to share between threads; close it once."""
 
-    def __init__(self, shard_map: Watched[ShardMap]) -> None:
+    def __init__(self, shard_map: Watched[ShardMap], timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._shard_map = shard_map
+        self._timeout_s = timeout_s
         self._nodes: dict[tuple[str, str], RedisNode] = {}
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE_MAX, thread_name_prefix="redis")
@@ -43,7 +44,7 @@ class RedisClusters:
         with self._lock:
             key = (name, address)
             if key not in self._nodes:
-                self._nodes[key] = RedisNode(name, address)
+                self._nodes[key] = RedisNode(name, address, self._timeout_s)
             return self._nodes[key]
 
     def node_for(self, cluster: str, any_id: int) -> RedisNode:
@@ -69,17 +70,23 @@ class RedisClusters:
         self, function: str, calls: Mapping[str, Sequence[Sequence[Argument]]]
     ) -> dict[str, list[Any]]:
         """The same with several calls of each node, sent together; a node runs them one after the other."""
+        return self.commands_at_once(
+            {name: [("FCALL", function, 0, *arguments) for arguments in of_node] for name, of_node in calls.items()}
+        )
+
+    def commands_at_once(self, commands: Mapping[str, Sequence[Sequence[Argument]]]) -> dict[str, list[Any]]:
+        """Any commands, several for each node; what failed is in the answer."""
         replies: dict[str, Reply] = {}
         outcomes: dict[str, list[Any]] = {}
         try:
-            for name, of_node in calls.items():
+            for name, of_node in commands.items():
                 try:
-                    replies[name] = self.node(name).start(function, of_node)
+                    replies[name] = self.node(name).start(of_node)
                 except Exception as error:  # noqa: BLE001 - handed to the caller, who decides for each node
                     outcomes[name] = [error] * len(of_node)
             for name, reply in replies.items():
                 got = _outcome(Reply.get, reply)
-                outcomes[name] = [got] * len(calls[name]) if isinstance(got, Exception) else got
+                outcomes[name] = [got] * len(commands[name]) if isinstance(got, Exception) else got
             return outcomes
         finally:
             for reply in replies.values():

@@ -4,9 +4,10 @@ key            type    bound              time to live        written by
 n              hash    3 fields           none                registrar (incarnation), coordinator (epoch)
 c:<partition>  hash    5 fields           none                deliver agent
 h:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild
-u:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild
+u:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild, publish (put_own)
 f:<8 bytes>    set     follows of a user  30 days, renewed    deliver agent, readers (by token)
-b:<8 bytes>    string  about 1.5 kB       30 days             readers (SET NX), delete (tombstone)
+x:<tweet id>   string  empty              20 minutes          deliver agent
+b:<8 bytes>    string  about 1.5 kB       30 days             readers and publish (SET NX), delete (tombstone)
 
 <8 bytes> is an id, big-endian: a page of keys is a run of 10-byte keys. lua/timelines.lua opens with the same table.
 """

@@ -44,21 +44,20 @@ class RedisNode:
         """Runs a writing Function of our library."""
         return self.command("FCALL", function, 0, *arguments)
 
-    def start(self, function: str, calls: Sequence[Sequence[Argument]]) -> "Reply":
-        """Sends calls of a writing Function (the arguments of each) at once and returns; their reply has to be got.
-        Raises `RedisUnavailable`.
+    def start(self, commands: Sequence[Sequence[Argument]]) -> "Reply":
+        """Sends commands together and returns; their reply has to be got. Raises `RedisUnavailable`.
 
         Several nodes work at the same time this way without a thread for each.
         """
         with self._our_errors():
             connection = self._client.connection_pool.get_connection()
             try:
-                packed = connection.pack_commands([("FCALL", function, 0, *arguments) for arguments in calls])  # type: ignore[no-untyped-call]
+                packed = connection.pack_commands(commands)  # type: ignore[no-untyped-call]
                 connection.send_packed_command(packed)  # type: ignore[no-untyped-call]
             except BaseException:
                 self.drop(connection)
                 raise
-        return Reply(self, connection, len(calls))
+        return Reply(self, connection, len(commands))
 
     def finish(self, connection: redis.Connection, count: int) -> list[Any]:
         """Reads the answers to what `start` sent, a refusal among them as the error it is, and gives the connection
@@ -131,7 +130,7 @@ class RedisNode:
 
 
 class Reply:
-    """The answers to calls that were sent. Got or dropped, since their connection is given back then; got only once."""
+    """The answers to commands that were sent. Got or dropped, since their connection is given back then; got once."""
 
     def __init__(self, node: RedisNode, connection: redis.Connection, count: int) -> None:
         self._node = node

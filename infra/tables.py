@@ -30,11 +30,12 @@ users = Table(
     Column("status", Text, nullable=False, server_default="push"),
     Column("active_until", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("deleted_at", DateTime(timezone=True)),  # then tweets and follows go, and the row last
+    Column("deleted_at", DateTime(timezone=True)),  # gone for everybody; then tweets and follows go
+    Column("erased_at", DateTime(timezone=True)),  # and then all of it is gone but this row: its id stays taken
     CheckConstraint("status IN ('push', 'both', 'pull')", name="users_status"),
     CheckConstraint("id > 0", name="users_id_positive"),
     Index("users_active", "active_until", postgresql_where=text("active_until IS NOT NULL")),
-    Index("users_going", "id", postgresql_where=text("deleted_at IS NOT NULL")),
+    Index("users_deleted", "id", postgresql_where=text("deleted_at IS NOT NULL")),
 )
 
 follows = Table(

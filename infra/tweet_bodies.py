@@ -18,7 +18,7 @@ from infra import metrics, redis_keys
 from infra.database import reading
 from infra.errors import RedisUnavailable
 from infra.redis_clusters import RedisClusters
-from infra.redis_node import RedisNode
+from infra.redis_node import Argument, RedisNode
 from infra.shard_map import CLUSTERS
 
 BODY_TTL_S = 30 * 86_400  # of bodies, and of tombstones: longer than any reader that holds an old row
@@ -60,16 +60,16 @@ class TweetBodies:
         return found
 
     def bury(self, ids: Sequence[int]) -> None:
-        """Tombstones in every cluster. Raises `RedisUnavailable` when one cannot be written; repeating is safe."""
-        away: RedisUnavailable | None = None
+        """Tombstones in every cluster. Raises `RedisUnavailable` when one cannot be written; the others are, and
+        repeating is safe."""
+        commands: dict[str, list[tuple[Argument, ...]]] = {}
         for cluster in CLUSTERS:
             for node, part in self._by_node(cluster, ids).items():
-                try:
-                    node.commands([("SET", redis_keys.body(one), TOMBSTONE, "EX", BODY_TTL_S) for one in part])
-                except RedisUnavailable as error:
-                    away = error  # the other nodes get theirs all the same
-        if away is not None:
-            raise away
+                commands[node.name] = [("SET", redis_keys.body(one), TOMBSTONE, "EX", BODY_TTL_S) for one in part]
+        for answers in self._clusters.commands_at_once(commands).values():
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
 
     def _cached(self, ids: Sequence[int]) -> dict[int, bytes]:
         for cluster in random.sample(CLUSTERS, len(CLUSTERS)):

@@ -41,7 +41,7 @@ async def publisher_of(request: Request, stores: OpenStores) -> Publisher:
     """The app's one publisher: its ids come from one sequence. On the event loop, so it is made once."""
     state = request.app.state
     if not hasattr(state, "publisher"):
-        state.publisher = Publisher(stores.engine, stores.bodies)
+        state.publisher = Publisher(stores)
     publisher = state.publisher
     assert isinstance(publisher, Publisher)
     return publisher

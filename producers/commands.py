@@ -89,7 +89,7 @@ def user_create(
 @contextmanager
 def _publisher(context: typer.Context) -> Iterator[Publisher]:
     with stores(settings_of(context)) as opened:
-        yield Publisher(opened.engine, opened.bodies)
+        yield Publisher(opened)
 
 
 def _tell(sentence: str, answer: dict[str, Any], as_json: bool) -> None:

@@ -42,15 +42,25 @@ class FollowRows:
         connection.execute(_LOCK_USERS)
 
     def refused(self, connection: sa.Connection, rows: Sequence[Numbered[Follow]]) -> dict[int, str]:
-        """A missing user cannot be created when another one has the handle he would get."""
+        """A missing user cannot be created when another one has the handle he would get; a deleted one is gone, and a
+        block stays in force."""
         ids = sorted({user_id for _, pair in rows for user_id in pair})
-        holders = {row.id: row.holder for row in connection.execute(_HANDLE_TAKEN, {"ids": ids})}
-        return {
-            number: f"user {user_id} cannot be created: user {holders[user_id]} has the handle u{user_id}"
-            for number, pair in (rows if holders else ())
-            for user_id in pair
-            if user_id in holders
+        reasons = {
+            row.id: f"user {row.id} cannot be created: user {row.holder} has the handle u{row.id}"
+            for row in connection.execute(_HANDLE_TAKEN, {"ids": ids})
         }
+        reasons |= {
+            user_id: f"user {user_id} is deleted" for user_id in connection.execute(_DELETED, {"ids": ids}).scalars()
+        }
+        refused = {
+            number: reasons[user_id]
+            for number, pair in (rows if reasons else ())
+            for user_id in pair
+            if user_id in reasons
+        }
+        for row in connection.execute(_BLOCKS, _columns(rows)):
+            refused.setdefault(row.line, f"user {row.blocker_id} blocks user {row.blocked_id}")
+        return refused
 
     def write(self, connection: sa.Connection, rows: Sequence[Numbered[Follow]]) -> Written:
         """Writes no `followed` events while nobody is active and no tweet was ever posted: whoever becomes active later
@@ -69,6 +79,14 @@ class FollowRows:
         connection.execute(_PROMOTE, {"threshold": self._threshold})
 
 
+def _columns(rows: Sequence[Numbered[Follow]]) -> dict[str, list[int]]:
+    return {
+        "lines": [number for number, _ in rows],
+        "followers": [follower for _, (follower, _) in rows],
+        "authors": [author for _, (_, author) in rows],
+    }
+
+
 # The users it would create whose handle somebody else has. The inner SELECTs make it look up each user by an index,
 # whatever the statistics say: they are old during an import, and a join would read all users for every batch.
 _HANDLE_TAKEN = sa.text(
@@ -81,6 +99,17 @@ _HANDLE_TAKEN = sa.text(
         OFFSET 0
     ) AS looked_up
     WHERE holder IS NOT NULL
+    """
+)
+
+_DELETED = sa.text("SELECT id FROM users WHERE deleted_at IS NOT NULL AND id = ANY (CAST(:ids AS bigint[]))")
+
+_BLOCKS = sa.text(
+    """
+    SELECT line, blocker_id, blocked_id
+    FROM blocks
+    JOIN unnest(CAST(:lines AS bigint[]), CAST(:followers AS bigint[]), CAST(:authors AS bigint[])) AS new (line, f, a)
+      ON (blocker_id = f AND blocked_id = a) OR (blocker_id = a AND blocked_id = f)
     """
 )
 

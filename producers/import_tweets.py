@@ -96,7 +96,7 @@ def _last_ids(connection: sa.Connection, times_ms: Sequence[int]) -> dict[int, i
     return {row.time_ms: row.id for row in rows}
 
 
-_KNOWN_USERS = sa.text("SELECT id FROM users WHERE id = ANY (CAST(:ids AS bigint[]))")
+_KNOWN_USERS = sa.text("SELECT id FROM users WHERE id = ANY (CAST(:ids AS bigint[])) AND deleted_at IS NULL")
 
 _STAGE = sa.text(
     "CREATE TEMPORARY TABLE staged (line bigint, author_id bigint, text text, created_at timestamptz) ON COMMIT DROP"

@@ -1,59 +1,46 @@
-"""Publish: what users do, as rows and events in one transaction (G1). Singles are batches of one.
+"""Publish: the calls by which a service posts, follows and blocks, as rows and events in one transaction (G1).
 
-Each transaction takes the locks of its events' authors before any write, so an author's outbox ids are in commit order
-(G2). A batch that breaks a rule changes nothing. Next: relay.py.
+Each call is safe to repeat, and each item of a batch has its own result. Posts of many callers become few transactions.
+The steps are in posting.py, following.py and erasing.py. Next: relay.py.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
 from typing import TypeVar
 
 import sqlalchemy as sa
 
-from infra import outbox
-from infra.database import AUTHOR_LOCKS_MAX, lock_authors, transaction
-from infra.errors import Conflict, Forbidden, InvalidInput, NotFound
-from infra.events import Activity, ActivityType
-from infra.tweet_bodies import TweetBodies
-from producers.rules import check_handle, check_id, check_not_self, check_text
-from producers.snowflake import NODES, Snowflakes, time_ms_of
+from infra import outbox, social
+from infra.composition import Stores
+from infra.database import AUTHOR_LOCKS_MAX, lock_authors, transaction, try_lock_authors
+from infra.errors import AuthorBusy, InvalidInput, UseError
+from infra.gathering import Gathering
+from infra.paging import Cursor
+from infra.social import UserPage
+from infra.tweet_bodies import Body
+from producers import following, users
+from producers.deleting import delete_tweet
+from producers.erasing import Erased, Eraser, Progress
+from producers.following import Pair
+from producers.idempotency import claim_key
+from producers.posting import NewTweet, Tweet, checked, post_batch
+from producers.rules import check_id, check_not_self
+from producers.snowflake import NODES, Snowflakes
+from producers.users import User
 
-ID_ATTEMPTS_MAX = 16  # each further one needs a collision of node number, millisecond and sequence
+__all__ = ["NewTweet", "Publisher", "Tweet", "User", "need_all", "now_ms"]
+
+POSTS_AT_ONCE = 2  # transactions with the posts of many callers: one waits for the disk while the other is prepared
+POSTS_MAX = 100  # of one such transaction
+WAITING_MAX = 4  # posts that wait for an author whom another publisher has; with more of them callers wait
+ERASE_LIMIT_S = 3_600.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class NewTweet:
-    """What an author posts. A retweet points to an original and repeats its text."""
-
-    author_id: int
-    text: str
-    reply_to: int | None = None
-    retweet_of: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tweet:
-    """A tweet as it was stored."""
-
-    id: int
-    author_id: int
-    text: str
-    created_at: datetime
-    reply_to: int | None = None
-    retweet_of: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """A user as he was stored."""
-
-    id: int
-    handle: str
+R = TypeVar("R")
 
 
 def now_ms() -> int:
@@ -61,246 +48,271 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Publisher:
-    """The publishing calls over one database. Safe to share between threads.
+def ignore_progress(_tweets: int, _follows: int) -> None:
+    """For callers who do not show it."""
 
-    Raises `InvalidInput`, `NotFound`, `Conflict` and `Forbidden` for what callers can mend, `DatabaseUnavailable` and
-    `RedisUnavailable` for what may be tried again.
+
+def need_all(results: Sequence[T | UseError]) -> list[T]:
+    """The results of a batch in which nothing may have been refused; raises the first refusal."""
+    done: list[T] = []
+    for result in results:
+        if isinstance(result, UseError):
+            raise result
+        done.append(result)
+    return done
+
+
+class Publisher:
+    """What a service embeds to publish. Safe to share between threads; close it once, or use it in a `with`.
+
+    For coroutines the same calls are in `producers.publish_async.AsyncPublisher`. Raises `InvalidInput`, `NotFound`,
+    `Conflict` and `Forbidden` for what callers can mend, `DatabaseUnavailable` and `RedisUnavailable` for what may be
+    tried again: every call can be repeated, one that makes something new when it has a key.
     """
 
-    def __init__(self, engine: sa.Engine, bodies: TweetBodies, clock_ms: Callable[[], int] = now_ms) -> None:
-        self._engine = engine
-        self._bodies = bodies
+    def __init__(
+        self, stores: Stores, snowflakes: Snowflakes | None = None, clock_ms: Callable[[], int] = now_ms
+    ) -> None:
+        self._engine = stores.engine
+        self._bodies = stores.bodies
+        self._write_through = stores.write_through
         self._clock_ms = clock_ms
-        self._snowflakes = Snowflakes(random.SystemRandom().randrange(NODES), clock_ms)
+        self._snowflakes = snowflakes or Snowflakes(random.SystemRandom().randrange(NODES), clock_ms)
+        self._eraser = Eraser(stores.engine, stores.bodies, clock_ms)
+        self._posts: Gathering[NewTweet, Tweet] = Gathering(self._post_gathered, POSTS_MAX, POSTS_AT_ONCE, "posts")
+        self._waiting = ThreadPoolExecutor(WAITING_MAX, "posts-waiting")
 
-    def create_user(self, handle: str, user_id: int | None = None) -> User:
-        """A new user. Raises `Conflict` when the id or the handle is taken."""
-        check_handle(handle)
-        new_id = self._snowflakes.next() if user_id is None else check_id(user_id, "user")
-        with transaction(self._engine) as connection:
-            taken = connection.execute(
-                sa.text("SELECT id, handle FROM users WHERE id = :id OR handle = :handle"),
-                {"id": new_id, "handle": handle},
-            ).first()
-            if taken is None:
-                taken = self._insert_user(connection, new_id, handle)
-        if taken is not None:
-            what = f"user id {new_id}" if taken.id == new_id else f"handle {handle!r}"
-            raise Conflict(f"the {what} is taken")
-        return User(new_id, handle)
+    def __enter__(self) -> "Publisher":
+        return self
 
-    def post(self, tweet: NewTweet) -> Tweet:
-        """One tweet."""
-        return self.post_many([tweet])[0]
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
 
-    def post_many(self, tweets: Sequence[NewTweet]) -> list[Tweet]:
-        """Tweets, in this order; each run of at most `AUTHOR_LOCKS_MAX` is one transaction."""
-        checked = [_checked(tweet) for tweet in tweets]
-        stored = [tweet for batch in _batches(checked) for tweet in self._post_batch(batch)]
-        outbox.wake_relay(self._engine)
-        return stored
+    def close(self) -> None:
+        """Ends the posts under way. The stores are the caller's."""
+        self._posts.close()
+        self._waiting.shutdown(wait=True)
 
-    def delete(self, tweet_id: int, acting_id: int | None = None) -> None:
-        """Deletes one tweet; when it returns, no read shows it. Deleting again is safe.
+    # Posting
+
+    def post(self, new: NewTweet) -> Tweet:
+        """One tweet, durable when it returns."""
+        return self.submit(new).result()
+
+    def submit(self, new: NewTweet) -> "Future[Tweet]":
+        """The same without waiting. Raises `InvalidInput` at once."""
+        one, result = checked(new), Future[Tweet]()
+        self._posts.submit(one).add_done_callback(partial(self._hand_over, one, result))
+        return result
+
+    def reply(self, author_id: int, to: int, text: str, key: str | None = None) -> Tweet:
+        """An answer to the tweet `to`. Raises `NotFound` when that is not live."""
+        return self.post(NewTweet(author_id, text, reply_to=to, key=key))
+
+    def retweet(self, author_id: int, of: int, key: str | None = None) -> Tweet:
+        """A retweet of the original behind `of`, which may be a retweet itself. Raises `NotFound`."""
+        return self.post(NewTweet(author_id, retweet_of=of, key=key))
+
+    def post_many(self, tweets: Sequence[NewTweet]) -> list[Tweet | UseError]:
+        """Many tweets, in this order, with a result for each. At most `AUTHOR_LOCKS_MAX` are one transaction; what a
+        rule refuses changes nothing and holds up no other."""
+        return self._in_batches(tweets, checked, _authors_of, self._post_batch)
+
+    def delete(self, tweet_id: int, acting_id: int | None = None) -> bool:
+        """Deletes one tweet; when it returns, no read shows it. False when it was deleted before.
 
         `acting_id`, when given, must be the author. Raises `RedisUnavailable` when a tombstone could not be written:
         the tweet is deleted then, and the call has to be repeated.
         """
         check_id(tweet_id, "tweet")
         with transaction(self._engine) as connection:
-            author_id = connection.execute(
-                sa.text("SELECT author_id FROM tweets WHERE id = :id"), {"id": tweet_id}
-            ).scalar_one_or_none()
-            if author_id is None:
-                raise NotFound(f"tweet {tweet_id} does not exist")
-            if acting_id is not None and acting_id != author_id:
-                raise Forbidden(f"tweet {tweet_id} is of user {author_id}; only its author can delete it")
-            self._delete_row(connection, tweet_id, author_id)
+            new = delete_tweet(connection, tweet_id, acting_id, self._clock_ms())
         outbox.wake_relay(self._engine)
         self._bodies.bury([tweet_id])
+        return new
 
-    def follow(self, follower_id: int, author_id: int) -> None:
-        """`follower_id` follows `author_id`. Raises `Conflict` when he does already."""
-        self.follow_many([(follower_id, author_id)])
+    # Following
 
-    def follow_many(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Follows as (follower, author); each run of at most `AUTHOR_LOCKS_MAX` is one transaction."""
-        for follower_id, author_id in pairs:
-            check_id(follower_id, "user")
-            check_id(author_id, "user")
-            check_not_self(follower_id, author_id)
-        self._change_follows(pairs, ActivityType.FOLLOWED, _INSERT_FOLLOWS, "already follows")
+    def follow(self, follower_id: int, author_id: int) -> bool:
+        """`follower_id` follows `author_id` from now on. False when he did before."""
+        return need_all(self.follow_many([(follower_id, author_id)]))[0]
 
-    def unfollow(self, follower_id: int, author_id: int) -> None:
-        """`follower_id` no longer follows `author_id`. Raises `Conflict` when he does not."""
-        self.unfollow_many([(follower_id, author_id)])
+    def follow_many(self, pairs: Sequence[Pair]) -> list[bool | UseError]:
+        """Follows as (follower, author), in this order, with a result for each as `post_many` has."""
+        return self._change(pairs, _checked_follow, following.follow_batch)
 
-    def unfollow_many(self, pairs: Sequence[tuple[int, int]]) -> None:
+    def unfollow(self, follower_id: int, author_id: int) -> bool:
+        """`follower_id` no longer follows `author_id`. False when he did not."""
+        return need_all(self.unfollow_many([(follower_id, author_id)]))[0]
+
+    def unfollow_many(self, pairs: Sequence[Pair]) -> list[bool | UseError]:
         """The inverse of `follow_many`."""
-        for follower_id, author_id in pairs:
-            check_id(follower_id, "user")
-            check_id(author_id, "user")
-        self._change_follows(pairs, ActivityType.UNFOLLOWED, _DELETE_FOLLOWS, "does not follow")
+        return self._change(pairs, _checked_pair, following.unfollow_batch)
 
-    def _insert_user(self, connection: sa.Connection, user_id: int, handle: str) -> "sa.Row[tuple[int, str]] | None":
-        inserted = connection.execute(
-            sa.text("INSERT INTO users (id, handle) VALUES (:id, :handle) ON CONFLICT DO NOTHING"),
-            {"id": user_id, "handle": handle},
-        ).rowcount
-        if inserted:
-            return None
-        return connection.execute(
-            sa.text("SELECT id, handle FROM users WHERE id = :id OR handle = :handle"),
-            {"id": user_id, "handle": handle},
-        ).first()
-
-    def _post_batch(self, batch: Sequence[NewTweet]) -> list[Tweet]:
+    def block(self, blocker_id: int, blocked_id: int) -> bool:
+        """Ends the follows both ways; neither can follow the other while it lasts. False when it was there before."""
+        _checked_pair((blocker_id, blocked_id))
+        if blocker_id == blocked_id:
+            raise InvalidInput(f"user {blocker_id} cannot block himself")
         with transaction(self._engine) as connection:
-            lock_authors(connection, [tweet.author_id for tweet in batch])
-            _need_users(connection, [tweet.author_id for tweet in batch])
-            originals = _need_tweets(connection, [t.retweet_of for t in batch] + [t.reply_to for t in batch])
-            stored = self._store(connection, [_of_original(tweet, originals) for tweet in batch])
-            events = [Activity(ActivityType.POSTED, tweet.author_id, tweet.id, self._clock_ms()) for tweet in stored]
-            outbox.append(connection, events)
-        return stored
-
-    def _store(self, connection: sa.Connection, batch: Sequence[NewTweet]) -> list[Tweet]:
-        """Inserts rows under new ids; a row whose id is taken gets another one."""
-        stored: list[Tweet] = []
-        left = list(batch)
-        for _ in range(ID_ATTEMPTS_MAX):
-            rows = [self._with_id(tweet) for tweet in left]
-            taken = {row.id for row in rows} - _insert_tweets(connection, rows)
-            stored += [row for row in rows if row.id not in taken]
-            left = [tweet for tweet, row in zip(left, rows, strict=True) if row.id in taken]
-            if not left:
-                return stored
-        raise Conflict(f"no free tweet id after {ID_ATTEMPTS_MAX} tries: is another node using the same number?")
-
-    def _with_id(self, new: NewTweet) -> Tweet:
-        tweet_id = self._snowflakes.next()
-        created_at = datetime.fromtimestamp(time_ms_of(tweet_id) / 1000, UTC)
-        return Tweet(tweet_id, new.author_id, new.text, created_at, new.reply_to, new.retweet_of)
-
-    def _delete_row(self, connection: sa.Connection, tweet_id: int, author_id: int) -> None:
-        lock_authors(connection, [author_id])
-        changed = connection.execute(
-            sa.text("UPDATE tweets SET deleted_at = now(), text = NULL WHERE id = :id AND deleted_at IS NULL"),
-            {"id": tweet_id},
-        ).rowcount
-        if changed:
-            event = Activity(ActivityType.DELETED, author_id, tweet_id, self._clock_ms())
-            outbox.append(connection, [event])
-
-    def _change_follows(
-        self, pairs: Sequence[tuple[int, int]], kind: ActivityType, statement: sa.TextClause, otherwise: str
-    ) -> None:
-        for batch in _batches(pairs):
-            with transaction(self._engine) as connection:
-                lock_authors(connection, [author_id for _, author_id in batch])
-                _need_users(connection, [user_id for pair in batch for user_id in pair])
-                changed = {
-                    (row.follower_id, row.author_id)
-                    for row in connection.execute(
-                        statement, {"followers": [f for f, _ in batch], "authors": [a for _, a in batch]}
-                    )
-                }
-                for pair in batch:
-                    if pair not in changed:
-                        raise Conflict(f"user {pair[0]} {otherwise} user {pair[1]}")
-                outbox.append(connection, [Activity(kind, a, f, self._clock_ms()) for f, a in batch])
+            new = following.block(connection, blocker_id, blocked_id, self._clock_ms())
         outbox.wake_relay(self._engine)
+        return new
+
+    def unblock(self, blocker_id: int, blocked_id: int) -> bool:
+        """Takes a block back; nobody follows again by it. False when there was none."""
+        _checked_pair((blocker_id, blocked_id))
+        with transaction(self._engine) as connection:
+            return following.unblock(connection, blocker_id, blocked_id)
+
+    # Users
+
+    def create_user(self, handle: str, user_id: int | None = None, key: str | None = None) -> User:
+        """A new user; the same one when it is repeated with the id or the key. Raises `Conflict` when somebody else has
+        the id or the handle."""
+        users.check_new(handle, user_id, key)
+        with transaction(self._engine) as connection:
+            return users.create(connection, handle, user_id, key, self._snowflakes)
+
+    def delete_user(self, user_id: int, progress: Progress = ignore_progress, limit_s: float = ERASE_LIMIT_S) -> Erased:
+        """Deletes a user: from the first moment nobody finds him; his tweets, follows and entries go in batches. Not
+        `complete` after `limit_s`: call it again, or leave the rest to the relay's housekeeping."""
+        check_id(user_id, "user")
+        return self._eraser.erase(user_id, time.monotonic() + limit_s, progress)
+
+    def followers(self, user_id: int, cursor: Cursor = Cursor()) -> UserPage:
+        """A page of a user's followers, by id, the highest first. Raises `NotFound`."""
+        return social.followers(self._engine, check_id(user_id, "user"), cursor)
+
+    def following(self, user_id: int, cursor: Cursor = Cursor()) -> UserPage:
+        """A page of those whom a user follows. Raises `NotFound`."""
+        return social.following(self._engine, check_id(user_id, "user"), cursor)
+
+    def claim_key(self, user_id: int, key: str, body: bytes) -> None:
+        """For a request of many items: notes that this key belongs to this body. Raises `KeyReused` when it belongs to
+        another one."""
+        with transaction(self._engine) as connection:
+            claim_key(connection, user_id, key, body)
+
+    # Batches
+
+    def _post_gathered(self, batch: Sequence[NewTweet]) -> Sequence[Tweet | Exception]:
+        """The posts of several callers. Nobody waits here for somebody else's author: who is busy is told so."""
+        results: dict[int, Tweet | UseError | AuthorBusy] = {}
+        for part in _parts(range(len(batch)), lambda at: _authors_of(batch[at]), lambda at: _name_of(batch[at])):
+            with transaction(self._engine) as connection:
+                busy = try_lock_authors(connection, [batch[at].author_id for at in part])
+                results |= {at: AuthorBusy("somebody else has the lock") for at in part if batch[at].author_id in busy}
+                free = [at for at in part if at not in results]
+                done, new = self._post_locked(connection, [batch[at] for at in free])
+            results.update(zip(free, done, strict=True))
+            self._announce(new)
+        return [results[at] for at in range(len(batch))]
+
+    def _hand_over(self, new: NewTweet, result: "Future[Tweet]", gathered: "Future[Tweet]") -> None:
+        error = gathered.exception()
+        if isinstance(error, AuthorBusy):
+            self._waiting.submit(_settle, result, lambda: need_all(self._post_batch([new]))[0])
+        else:
+            _settle(result, gathered.result)
+
+    def _post_batch(self, batch: Sequence[NewTweet]) -> list[Tweet | UseError]:
+        with transaction(self._engine) as connection:
+            lock_authors(connection, [new.author_id for new in batch])
+            results, new = self._post_locked(connection, batch)
+        self._announce(new)
+        return results
+
+    def _post_locked(
+        self, connection: sa.Connection, batch: Sequence[NewTweet]
+    ) -> tuple[list[Tweet | UseError], list[Tweet]]:
+        return post_batch(connection, batch, self._snowflakes, self._clock_ms()) if batch else ([], [])
+
+    def _announce(self, new: Sequence[Tweet]) -> None:
+        if new:
+            outbox.wake_relay(self._engine)
+            self._write_through.put([_body(tweet) for tweet in new])
+
+    def _change(
+        self,
+        pairs: Sequence[Pair],
+        check: Callable[[Pair], Pair],
+        batch: Callable[[sa.Connection, Sequence[Pair], int], list[bool | UseError]],
+    ) -> list[bool | UseError]:
+        def work(part: Sequence[Pair]) -> list[bool | UseError]:
+            with transaction(self._engine) as connection:
+                results = batch(connection, part, self._clock_ms())
+            if True in results:
+                outbox.wake_relay(self._engine)
+            return results
+
+        return self._in_batches(pairs, check, lambda pair: pair, work)
+
+    def _in_batches(
+        self,
+        items: Sequence[T],
+        check: Callable[[T], T],
+        users_of: Callable[[T], Collection[int]],
+        work: Callable[[Sequence[T]], Sequence[R | UseError]],
+    ) -> list[R | UseError]:
+        results: dict[int, R | UseError] = {}
+        good: dict[int, T] = {}
+        for place, item in enumerate(items):
+            try:
+                good[place] = check(item)
+            except UseError as error:
+                results[place] = error
+        for part in _parts(list(good), lambda place: users_of(good[place]), lambda place: _name_of(good[place])):
+            results.update(zip(part, work([good[place] for place in part]), strict=True))
+        return [results[place] for place in range(len(items))]
 
 
-_INSERT_FOLLOWS = sa.text(
-    """
-    INSERT INTO follows (follower_id, author_id)
-    SELECT * FROM unnest(CAST(:followers AS bigint[]), CAST(:authors AS bigint[]))
-    ON CONFLICT DO NOTHING RETURNING follower_id, author_id
-    """
-)
-
-_DELETE_FOLLOWS = sa.text(
-    """
-    WITH gone AS (
-        DELETE FROM follows USING unnest(CAST(:followers AS bigint[]), CAST(:authors AS bigint[])) AS pair (f, a)
-        WHERE follower_id = pair.f AND author_id = pair.a RETURNING follower_id, author_id
-    ), noted AS (
-        INSERT INTO former_follows SELECT follower_id, author_id FROM gone ON CONFLICT DO NOTHING
-    )
-    SELECT follower_id, author_id FROM gone
-    """
-)
-
-_INSERT_TWEETS = sa.text(
-    """
-    INSERT INTO tweets (id, author_id, text, created_at, reply_to, retweet_of)
-    SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:authors AS bigint[]), CAST(:texts AS text[]),
-                         CAST(:times AS timestamptz[]), CAST(:replies AS bigint[]), CAST(:originals AS bigint[]))
-    ON CONFLICT DO NOTHING RETURNING id
-    """
-)
+def _parts(
+    items: Sequence[T], users_of: Callable[[T], Collection[int]], name_of: Callable[[T], object]
+) -> Iterator[Sequence[T]]:
+    """Runs of at most `AUTHOR_LOCKS_MAX` items and users, in which no idempotency key stands twice."""
+    part: list[T] = []
+    users_in: set[int] = set()
+    names: set[object] = set()
+    for item in items:
+        name = name_of(item)
+        wider = users_in.union(users_of(item))
+        if len(part) == AUTHOR_LOCKS_MAX or len(wider) > AUTHOR_LOCKS_MAX or name in names:
+            yield part
+            part, names, wider = [], set(), set(users_of(item))
+        part.append(item)
+        users_in = wider
+        if name is not None:
+            names.add(name)
+    if part:
+        yield part
 
 
-def _checked(tweet: NewTweet) -> NewTweet:
-    check_id(tweet.author_id, "user")
-    if tweet.retweet_of is not None:
-        if tweet.text or tweet.reply_to is not None:
-            raise InvalidInput("a retweet has no text and no reply_to of its own; leave them out")
-        check_id(tweet.retweet_of, "tweet")
-        return tweet
-    if tweet.reply_to is not None:
-        check_id(tweet.reply_to, "tweet")
-    return NewTweet(tweet.author_id, check_text(tweet.text), tweet.reply_to)
+def _settle(result: "Future[Tweet]", call: Callable[[], Tweet]) -> None:
+    try:
+        result.set_result(call())
+    except Exception as error:  # noqa: BLE001 - its caller gets it and decides
+        result.set_exception(error)
 
 
-def _of_original(tweet: NewTweet, originals: dict[int, "sa.Row[tuple[int, str, int | None]]"]) -> NewTweet:
-    if tweet.retweet_of is None:
-        return tweet
-    original = originals[tweet.retweet_of]
-    return NewTweet(tweet.author_id, original.text, None, original.retweet_of or original.id)
+def _authors_of(new: NewTweet) -> Collection[int]:
+    return (new.author_id,)
 
 
-def _insert_tweets(connection: sa.Connection, rows: Sequence[Tweet]) -> set[int]:
-    parameters = {
-        "ids": [row.id for row in rows],
-        "authors": [row.author_id for row in rows],
-        "texts": [row.text for row in rows],
-        "times": [row.created_at for row in rows],
-        "replies": [row.reply_to for row in rows],
-        "originals": [row.retweet_of for row in rows],
-    }
-    return set(connection.execute(_INSERT_TWEETS, parameters).scalars())
+def _name_of(item: object) -> object:
+    return (item.author_id, item.key) if isinstance(item, NewTweet) and item.key is not None else None
 
 
-def _need_users(connection: sa.Connection, users: Sequence[int]) -> None:
-    """Raises `NotFound` naming a user that does not exist; the others cannot go before the commit."""
-    wanted = set(users)
-    found = connection.execute(
-        sa.text("SELECT id FROM users WHERE id = ANY (CAST(:ids AS bigint[])) FOR KEY SHARE"), {"ids": list(wanted)}
-    ).scalars()
-    for missing in sorted(wanted - set(found)):
-        raise NotFound(f"user {missing} does not exist")
+def _checked_pair(pair: Pair) -> Pair:
+    for user_id in pair:
+        check_id(user_id, "user")
+    return pair
 
 
-def _need_tweets(
-    connection: sa.Connection, ids: Sequence[int | None]
-) -> dict[int, "sa.Row[tuple[int, str, int | None]]"]:
-    """The live tweets with these ids. Raises `NotFound` naming one that is not live."""
-    wanted = {tweet_id for tweet_id in ids if tweet_id is not None}
-    if not wanted:
-        return {}
-    rows = connection.execute(
-        sa.text("SELECT id, text, retweet_of FROM live_tweets WHERE id = ANY (CAST(:ids AS bigint[]))"),
-        {"ids": list(wanted)},
-    )
-    found = {row.id: row for row in rows}
-    for missing in sorted(wanted - set(found)):
-        raise NotFound(f"tweet {missing} does not exist")
-    return found
+def _checked_follow(pair: Pair) -> Pair:
+    check_not_self(*_checked_pair(pair))
+    return pair
 
 
-def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), AUTHOR_LOCKS_MAX):
-        yield items[start : start + AUTHOR_LOCKS_MAX]
+def _body(tweet: Tweet) -> Body:
+    return Body(tweet.id, tweet.author_id, tweet.text, tweet.created_at, tweet.reply_to, tweet.retweet_of)

@@ -113,9 +113,10 @@ def timelines(stores: Stores) -> Timelines:
 
 
 @pytest.fixture
-def publisher(stores: Stores) -> Publisher:
+def publisher(stores: Stores) -> Iterator[Publisher]:
     """The publishing calls on this test's database."""
-    return Publisher(stores.engine, stores.bodies)
+    with Publisher(stores) as made:
+        yield made
 
 
 @pytest.fixture

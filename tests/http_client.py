@@ -56,7 +56,7 @@ def client_of(stores: Stores) -> Client:
 def unreachable_stores() -> Stores:
     """Stores for requests that are refused before anything is asked; asking the database answers 503."""
     absent = cast(Any, None)
-    return Stores(make_engine(NOBODY_LISTENS), absent, absent, absent, absent)
+    return Stores(make_engine(NOBODY_LISTENS), *[absent] * 6)
 
 
 def acting(user_id: object) -> dict[str, str]:

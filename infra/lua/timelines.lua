@@ -9,6 +9,8 @@
 -- h:<8 bytes>    list    home timeline: head, then entries, newest at the tail   length + 65     30 days, 60 s under a token
 -- u:<8 bytes>    list    user timeline, the same form                            length + 65     the same
 -- f:<8 bytes>    set     followed celebrities, always with one sentinel          follows         the same
+-- x:<tweet id>   string  nothing: the tweet was retracted from its author's      empty           20 minutes
+--                        user timeline shortly after it was posted
 --
 -- <8 bytes> is the user's id, big-endian, so every timeline's key has 10 bytes.
 -- A head is the floor ("0" or a tweet id), or "-<token>" while a rebuild runs; "-0" is a token that nobody holds.
@@ -24,6 +26,11 @@ local PUSH_MAX = 4000        -- arguments of one command; Lua's stack holds abou
 local MINUS = 45
 local TOKEN_OF_NOBODY = '-0'
 local SENTINEL = '0'
+local SNOWFLAKE_EPOCH_MS = 883612800000  -- 1998-01-01
+local OWN_LATE_MS = 60000        -- a write-through that comes later than this after the post is refused
+local MARK_YOUNGER_MS = 600000   -- ten times that: clocks may differ by nine minutes
+local MARK_TTL_S = 1200
+local RETRACTED = 'x:'
 
 local function is_token(head)
   return string.byte(head) == MINUS
@@ -161,6 +168,19 @@ local function remove(key, ids, length)
     if id ~= head then redis.call('LREM', key, -1, id) end
   end
   return not is_token(head) and is_short(key, head, length)
+end
+
+-- By this server's clock and the time inside the id, to a millisecond.
+local function age_ms(id)
+  local now = redis.call('TIME')
+  return now[1] * 1000 + now[2] / 1000 - (tonumber(id) / 4194304 + SNOWFLAKE_EPOCH_MS)
+end
+
+-- A younger tweet's publish call may still be on its way.
+local function mark_retracted(ids)
+  for _, id in ipairs(ids) do
+    if age_ms(id) < MARK_YOUNGER_MS then redis.call('SET', RETRACTED .. id, '', 'EX', MARK_TTL_S) end
+  end
 end
 
 -- Replaces a list by head and entries (ascending), cut to the length.
@@ -313,6 +333,7 @@ local function apply(_, args)
       insert_groups(ids_of(ids), offset, applied, page, extra, length, count)
     elseif kind == 'R' then
       for key, gone in groups_of(ids_of(ids), page, extra) do
+        if string.sub(key, 1, 1) == 'u' then mark_retracted(gone) end
         if remove(key, gone, length) then short[#short + 1] = key end
       end
     elseif kind == 'X' then
@@ -425,6 +446,21 @@ local function install_epoch(_, args)
   return tonumber(node[2])
 end
 
+-- put_own: epoch, page of keys of user timelines, a tweet id for each. What a publish call writes through, ahead of the
+-- log. A call that runs late must not bring back what was retracted: it is refused by its age, and by the mark before.
+local function put_own(_, args)
+  local refused = refusal(args[1])
+  if refused then return refused end
+  local ids, at, length = ids_of(args[3]), 0, tonumber(args[4])
+  for key in keys_of(args[2]) do
+    at = at + 1
+    if age_ms(ids[at]) < OWN_LATE_MS and redis.call('EXISTS', RETRACTED .. ids[at]) == 0 then
+      insert(key, { ids[at] }, length)
+    end
+  end
+  return at
+end
+
 -- renew: epoch, ttl in seconds, page of keys. Gives present lists and sets more time; never less, never under a token.
 local function renew(_, args)
   local refused = refusal(args[1])
@@ -471,6 +507,7 @@ redis.register_function('merge_rebuilt', merge_rebuilt)
 redis.register_function('open_celebrities', open_celebrities)
 redis.register_function('fill_celebrities', fill_celebrities)
 redis.register_function('install_epoch', install_epoch)
+redis.register_function('put_own', put_own)
 redis.register_function('renew', renew)
 redis.register_function{ function_name = 'page', callback = page, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'dump', callback = dump, flags = { 'no-writes' } }

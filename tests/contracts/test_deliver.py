@@ -19,7 +19,7 @@ from infra.redis_node import Argument, RedisNode, Reply
 from infra.shard_map import CLUSTERS
 from infra.slots import Ids
 from infra.timelines import Kind
-from producers.publish import NewTweet, Publisher
+from producers.publish import NewTweet, Publisher, need_all
 from streams.deliver import CALL_TARGETS_MIN, Deliverer, Received, apply_together
 
 MakeUsers = Callable[[int], list[int]]
@@ -155,7 +155,7 @@ def test_a_timeline_that_removals_left_short_is_rebuilt_in_every_copy(
     set_live_settings(stores.zookeeper, timeline_entries=80)
     user, busy, quiet = make_users(3)
     publisher.follow_many([(user, busy), (user, quiet)])
-    old = publisher.post_many([NewTweet(quiet, f"{number}") for number in range(60)])
+    old = need_all(publisher.post_many([NewTweet(quiet, f"{number}") for number in range(60)]))
     publisher.post_many([NewTweet(busy, f"{number}") for number in range(70)])
     warm(stores, [user])
     floor = old[49].id
@@ -199,11 +199,11 @@ def test_a_call_that_timed_out_and_runs_after_its_retry_is_refused(
     warm(stores, [user])
     start, late = RedisNode.start, list[tuple[RedisNode, tuple[Any, ...]]]()
 
-    def time_out_first(self: RedisNode, function: str, calls: Sequence[Sequence[Argument]]) -> Reply:
+    def time_out_first(self: RedisNode, commands: Sequence[Sequence[Argument]]) -> Reply:
         if not late:
-            late.append((self, (function, *calls[0])))
+            late.append((self, (commands[0][1], *commands[0][3:])))
             raise RedisUnavailable("timed out, and still under way")
-        return start(self, function, calls)
+        return start(self, commands)
 
     monkeypatch.setattr(RedisNode, "start", time_out_first)
     deliverer.apply(
@@ -258,9 +258,9 @@ def test_small_runs_of_several_partitions_take_one_send_to_each_node(
     deliverers = [Deliverer(stores.engine, stores.timelines, partition, generation=1) for partition in (0, 1, 2)]
     start, sent = RedisNode.start, list[int]()
 
-    def counting(self: RedisNode, function: str, calls: Sequence[Sequence[Argument]]) -> Reply:
-        sent.append(len(calls))
-        return start(self, function, calls)
+    def counting(self: RedisNode, commands: Sequence[Sequence[Argument]]) -> Reply:
+        sent.append(len(commands))
+        return start(self, commands)
 
     monkeypatch.setattr(RedisNode, "start", counting)
     done = apply_together(

@@ -191,11 +191,11 @@ def test_an_interruption_between_calls_leaves_no_unread_reply_for_the_next_calle
     names = answer_late(stores, 200)
     start, started = RedisNode.start, list[str]()
 
-    def interrupted(self: RedisNode, function: str, calls: Sequence[Sequence[Argument]]) -> Reply:
+    def interrupted(self: RedisNode, commands: Sequence[Sequence[Argument]]) -> Reply:
         if len(started) == 2:
             raise KeyboardInterrupt
         started.append(self.name)
-        return start(self, function, calls)
+        return start(self, commands)
 
     monkeypatch.setattr(RedisNode, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -245,7 +245,7 @@ def test_an_argument_that_cannot_be_sent_is_no_server_that_is_away(stores: Store
 
 
 def test_a_reply_is_got_only_once(stores: Stores) -> None:
-    reply = stores.clusters.node("a1").start("install_epoch", [("1",)])
+    reply = stores.clusters.node("a1").start([("FCALL", "install_epoch", 0, "1")])
     assert reply.get() == [1]
     with pytest.raises(LookupError, match="got or dropped before"):
         reply.get()

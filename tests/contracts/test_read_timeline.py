@@ -7,16 +7,17 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import REGISTRY
 
-from consumers.read_timeline import LIMIT_MAX, Cursor, State, TimelineReader
+from consumers.read_timeline import State, TimelineReader
 from consumers.read_tweet import read_tweet
 from infra import redis_keys
 from infra.composition import Stores
 from infra.errors import InvalidInput, NotFound
 from infra.live_settings import set_live_settings
+from infra.paging import LIMIT_MAX, Cursor
 from infra.shard_map import CLUSTERS
 from infra.timelines import Kind
 from infra.tweet_bodies import Body
-from producers.publish import NewTweet, Publisher
+from producers.publish import NewTweet, Publisher, need_all
 
 MakeUsers = Callable[[int], list[int]]
 
@@ -102,8 +103,8 @@ def test_below_the_floor_the_database_takes_over_without_a_seam(
 ) -> None:
     user, author = pair
     set_live_settings(stores.zookeeper, timeline_entries=80)
-    tweets = publisher.post_many([NewTweet(author, f"{number}") for number in range(130)])
-    own = publisher.post_many([NewTweet(user, f"{number}") for number in range(20)])
+    tweets = need_all(publisher.post_many([NewTweet(author, f"{number}") for number in range(130)]))
+    own = need_all(publisher.post_many([NewTweet(user, f"{number}") for number in range(20)]))
 
     seen = walk(reader, user, LIMIT_MAX)
 

@@ -12,7 +12,7 @@ from infra.errors import TokenLost
 from infra.rebuild import Outcome, rebuild
 from infra.shard_map import CLUSTERS
 from infra.timelines import Kind, Snapshot
-from producers.publish import NewTweet, Publisher
+from producers.publish import NewTweet, Publisher, need_all
 
 MakeUsers = Callable[[int], list[int]]
 
@@ -32,7 +32,7 @@ def in_every_copy(ids: Sequence[int]) -> dict[str, list[int]]:
 def reader_and_tweets(publisher: Publisher, make_users: MakeUsers) -> tuple[int, list[int]]:
     reader, author, stranger = make_users(3)
     publisher.follow(reader, author)
-    tweets = [tweet.id for tweet in publisher.post_many([NewTweet(author, "hi"), NewTweet(author, "ho")])]
+    tweets = [tweet.id for tweet in need_all(publisher.post_many([NewTweet(author, "hi"), NewTweet(author, "ho")]))]
     publisher.post(NewTweet(stranger, "not for you"))
     gone = publisher.post(NewTweet(author, "deleted"))
     publisher.delete(gone.id)

@@ -16,7 +16,7 @@ from infra.kafka import TransactionalProducer
 from infra.settings import Settings
 from infra.topics import ACTIVITY
 from producers.outbox_watch import look
-from producers.publish import NewTweet, Publisher
+from producers.publish import NewTweet, Publisher, need_all
 from producers.relay import RELAY_LOCK_CLASS, Ownership, Relay
 
 MakeUsers = Callable[[int], list[int]]
@@ -99,7 +99,7 @@ def test_a_crash_between_commit_and_removal_sends_again_in_the_same_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     [author] = make_users(1)
-    ids = [tweet.id for tweet in publisher.post_many([NewTweet(author, f"{number}") for number in range(5)])]
+    ids = [tweet.id for tweet in need_all(publisher.post_many([NewTweet(author, f"{number}") for number in range(5)]))]
 
     def die(_: object) -> None:
         raise OSError("killed before the removal")

@@ -277,7 +277,7 @@ def test_workers_that_join_leave_die_and_freeze_for_two_minutes_lose_and_double_
         prepared_stack(seed, diary) as (stack, opened, graph),
     ):
         trouble = Troublemaker(stack, Random(seed), diary, threads)
-        with Callers(Publisher(opened.engine, opened.bodies), graph).calling(seed):
+        with Callers(Publisher(opened), graph).calling(seed):
             trouble.run(TROUBLE_S)
         diary.note("the callers stopped")
         check(opened, stack.settings(), diary)

@@ -70,7 +70,7 @@ class Bad:
 
     @property
     def publisher(self) -> Publisher:
-        return Publisher(self.stores.engine, self.stores.bodies)
+        return Publisher(self.stores)
 
     @contextmanager
     def worker(self, **environ: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
@@ -178,7 +178,7 @@ def bad() -> Iterator[Bad]:
             follows.write_text("".join(f"{user}\t{author}\n" for user in range(11, 211) for author in range(1, 11)))
             import_follows(opened.engine, follows, threshold=10_000)
             for author in (FAILING_AUTHOR, HELD_AUTHOR):  # nobody follows them: the audit does not miss their tweets
-                Publisher(opened.engine, opened.bodies).create_user(f"failing{author}", author)
+                Publisher(opened).create_user(f"failing{author}", author)
             TimelineReader(opened).warm(range(11, 211))
             config = producer_config(stack.settings().kafka_bootstrap)
             large = {"message.max.bytes": LARGEST_BYTES, "queue.buffering.max.kbytes": 262_144, "log_level": 0}

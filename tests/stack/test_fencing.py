@@ -27,7 +27,7 @@ from infra.shard_map import CLUSTERS
 from infra.stack.supervisor import Stack
 from infra.timelines import Kind
 from producers.importer import import_follows
-from producers.publish import NewTweet, Publisher
+from producers.publish import NewTweet, Publisher, need_all
 from streams.ending import EXIT_UNFINISHED
 from tests.services import fresh_folder
 from tests.stack.holding_worker import Place
@@ -51,7 +51,7 @@ class Fenced:
 
     @property
     def publisher(self) -> Publisher:
-        return Publisher(self.stores.engine, self.stores.bodies)
+        return Publisher(self.stores)
 
     @contextmanager
     def worker(self, name: str, *command: str) -> Iterator[Process]:
@@ -165,7 +165,7 @@ def test_chunks_of_a_worker_that_froze_over_its_session_do_not_come_after_an_unm
     """They were cut when the follower still followed: applied now, they would put the tweet back."""
     tweets = []
     with fenced.frozen_worker(
-        place, lambda: tweets.extend(fenced.publisher.post_many([NewTweet(AUTHOR, place)]))
+        place, lambda: tweets.extend(need_all(fenced.publisher.post_many([NewTweet(AUTHOR, place)])))
     ) as old:
         fenced.publisher.unfollow(LEAVER, AUTHOR)
         with fenced.plain_worker():
@@ -190,7 +190,7 @@ def test_the_rest_of_a_run_of_a_worker_that_froze_over_its_session_is_refused(fe
 
     def post() -> None:
         """Until fan_out is through with it: frozen before its commit, the worker would end for its old producer."""
-        tweets.extend(fenced.publisher.post_many([NewTweet(AUTHOR, "cut")]))
+        tweets.extend(need_all(fenced.publisher.post_many([NewTweet(AUTHOR, "cut")])))
         fenced.wait_fanned_out()
 
     with fenced.frozen_worker(place, post) as old:
@@ -224,7 +224,7 @@ def test_a_node_that_froze_over_a_call_runs_late_calls_without_harm(fenced: Fenc
         calls_before = calls(fenced)
         fenced.stack.kill("b1", signal.SIGSTOP)
         try:
-            kept, gone = fenced.publisher.post_many([NewTweet(AUTHOR, "kept"), NewTweet(AUTHOR, "gone")])
+            kept, gone = need_all(fenced.publisher.post_many([NewTweet(AUTHOR, "kept"), NewTweet(AUTHOR, "gone")]))
             said = fenced.log("waiting")
             wait_for(lambda: said.read_text().count("deliver waits") > 1, "retries", 8 * CALL_TIMEOUT_S)
             fenced.wait_fanned_out()

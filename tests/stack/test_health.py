@@ -94,7 +94,7 @@ def opened(stack: Stack) -> Iterator[Stores]:
 
 
 def publish(opened: Stores, count: int = 20) -> None:
-    Publisher(opened.engine, opened.bodies).post_many([NewTweet(1, f"tweet {number}") for number in range(count)])
+    Publisher(opened).post_many([NewTweet(1, f"tweet {number}") for number in range(count)])
 
 
 @pytest.mark.parametrize("role", ROLES)

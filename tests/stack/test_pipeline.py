@@ -20,7 +20,7 @@ from infra.errors import RedisUnavailable
 from infra.settings import Settings
 from infra.stack.supervisor import Stack
 from producers.importer import import_follows
-from producers.publish import NewTweet, Publisher
+from producers.publish import NewTweet, Publisher, need_all
 from tests.services import fresh_folder
 
 USERS, AUTHORS, TWEETS = 400, 20, 1_200
@@ -37,13 +37,15 @@ class Pipeline:
 
     @property
     def publisher(self) -> Publisher:
-        return Publisher(self.stores.engine, self.stores.bodies)
+        return Publisher(self.stores)
 
     def publish(self, meanwhile: Callable[[int], None]) -> None:
         """Tweets with deletes, unfollows and follows mixed in; `meanwhile` is called after each batch of 100."""
         publisher = self.publisher
         for batch in range(TWEETS // 100):
-            tweets = publisher.post_many([NewTweet(number % AUTHORS + 1, f"{batch} {number}") for number in range(100)])
+            tweets = need_all(
+                publisher.post_many([NewTweet(number % AUTHORS + 1, f"{batch} {number}") for number in range(100)])
+            )
             for tweet in tweets[:5]:
                 delete_as_a_client_does(publisher, tweet.id)
             reader, author = self._some_follow()

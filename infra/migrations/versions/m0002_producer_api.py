@@ -14,8 +14,8 @@ def upgrade() -> None:
 
 
 STATEMENTS = (
-    "ALTER TABLE users ADD COLUMN deleted_at timestamptz",
-    "CREATE INDEX users_going ON users (id) WHERE deleted_at IS NOT NULL",
+    "ALTER TABLE users ADD COLUMN deleted_at timestamptz, ADD COLUMN erased_at timestamptz",
+    "CREATE INDEX users_deleted ON users (id) WHERE deleted_at IS NOT NULL",
     """
     CREATE TABLE blocks (
         blocker_id bigint NOT NULL,

@@ -4,15 +4,16 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from consumers.read_timeline import Cursor
 from infra.database import reading
 from infra.errors import NotFound
 from infra.ids import ID_MAX
+from infra.paging import Cursor
 
 # Pages in the order of an index: (author_id, follower_id) for followers, (follower_id, author_id) for following.
 _PAGE = """
     SELECT users.id, users.handle FROM follows JOIN users ON users.id = follows.{other}
     WHERE follows.{one} = :user AND follows.{other} > :above AND follows.{other} <= :highest
+      AND users.deleted_at IS NULL
     ORDER BY follows.{other} {order} LIMIT :wanted
 """
 _FOLLOWERS = {
@@ -21,6 +22,8 @@ _FOLLOWERS = {
 _FOLLOWING = {
     order: sa.text(_PAGE.format(one="follower_id", other="author_id", order=order)) for order in ("DESC", "ASC")
 }
+
+_USER = sa.text("SELECT id, handle FROM users WHERE id = :id AND deleted_at IS NULL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def _page(engine: sa.Engine, queries: dict[str, sa.TextClause], user_id: int, cu
 
 
 def _need_user(connection: sa.Connection, user_id: int) -> User:
-    row = connection.execute(sa.text("SELECT id, handle FROM users WHERE id = :id"), {"id": user_id}).one_or_none()
+    row = connection.execute(_USER, {"id": user_id}).one_or_none()
     if row is None:
         raise NotFound(f"user {user_id} does not exist")
     return User(*row)

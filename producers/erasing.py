@@ -1,0 +1,135 @@
+"""Erasing a user: the tweets, the follows both ways and the rest, in bounded batches with their events.
+
+The first transaction says that the user is deleted: from then on nobody finds him and he can do nothing. Each batch
+after it is repeatable, so whoever calls again goes on; the relay's housekeeping does so for those left behind. The row
+stays: an id is never given out twice.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from infra import outbox
+from infra.database import AUTHOR_LOCKS_MAX, lock_authors, reading, transaction
+from infra.errors import NotFound
+from infra.events import Activity, ActivityType
+from infra.tweet_bodies import TweetBodies
+from producers.following import remove_follows
+
+BATCH_TWEETS_MAX = 500  # with their events, 0.1 s
+BATCH_FOLLOWERS_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What one call removed; `complete` when nothing is left."""
+
+    tweets: int
+    follows: int
+    complete: bool
+
+
+Progress = Callable[[int, int], None]  # tweets and follows removed so far
+
+
+class Eraser:
+    """Erases users. Safe to share between threads."""
+
+    def __init__(self, engine: sa.Engine, bodies: TweetBodies, clock_ms: Callable[[], int]) -> None:
+        self._engine = engine
+        self._bodies = bodies
+        self._clock_ms = clock_ms
+
+    def erase(self, user_id: int, until_s: float, progress: Progress) -> Erased:
+        """Goes on until nothing is left, or `until_s` on the monotonic clock. Idempotent: an erased user is erased.
+
+        Raises `NotFound`, and `RedisUnavailable` when a tombstone cannot be written: what was done stays done.
+        """
+        if self._mark(user_id):
+            return Erased(0, 0, complete=True)
+        tweets = follows = 0
+        for step in (self._erase_tweets, self._erase_following, self._erase_followers):
+            while done := step(user_id):
+                if step == self._erase_tweets:
+                    tweets += done
+                else:
+                    follows += done
+                outbox.wake_relay(self._engine)
+                progress(tweets, follows)
+                if time.monotonic() > until_s:
+                    return Erased(tweets, follows, complete=False)
+        self._finish(user_id)
+        return Erased(tweets, follows, complete=True)
+
+    def left_behind(self, older_than_s: float) -> list[int]:
+        """Users whose erasing somebody began so long ago and did not finish."""
+        with reading(self._engine) as connection:
+            return list(connection.execute(_LEFT_BEHIND, {"seconds": older_than_s}).scalars())
+
+    def _mark(self, user_id: int) -> bool:
+        """True when the user is erased already."""
+        with transaction(self._engine) as connection:
+            lock_authors(connection, [user_id])
+            row = connection.execute(_MARK, {"id": user_id}).one_or_none()
+        if row is None:
+            raise NotFound(f"user {user_id} does not exist")
+        return row.erased_at is not None
+
+    def _erase_tweets(self, user_id: int) -> int:
+        """Tombstones first: a batch that is not committed after them is one of a user whom nobody may read."""
+        with transaction(self._engine) as connection:
+            lock_authors(connection, [user_id])
+            gone = list(connection.execute(_TWEETS, {"id": user_id, "limit": BATCH_TWEETS_MAX}).scalars())
+            self._bodies.bury(gone)
+            now_ms = self._clock_ms()
+            outbox.append(connection, [Activity(ActivityType.DELETED, user_id, tweet, now_ms) for tweet in gone])
+        return len(gone)
+
+    def _erase_following(self, user_id: int) -> int:
+        with reading(self._engine) as connection:
+            authors = connection.execute(_FOLLOWING, {"id": user_id, "limit": AUTHOR_LOCKS_MAX - 1}).scalars().all()
+        if not authors:
+            return 0
+        with transaction(self._engine) as connection:
+            lock_authors(connection, authors, [user_id])
+            return len(remove_follows(connection, [(user_id, author) for author in authors], self._clock_ms()))
+
+    def _erase_followers(self, user_id: int) -> int:
+        with transaction(self._engine) as connection:
+            lock_authors(connection, [user_id])
+            found = connection.execute(_FOLLOWERS, {"id": user_id, "limit": BATCH_FOLLOWERS_MAX}).scalars().all()
+            return len(remove_follows(connection, [(follower, user_id) for follower in found], self._clock_ms()))
+
+    def _finish(self, user_id: int) -> None:
+        with transaction(self._engine) as connection:
+            lock_authors(connection, [user_id])
+            for statement in _FINISH:
+                connection.execute(statement, {"id": user_id})
+
+
+_MARK = sa.text(
+    "UPDATE users SET deleted_at = coalesce(deleted_at, now()), active_until = NULL WHERE id = :id RETURNING erased_at"
+)
+_LEFT_BEHIND = sa.text(
+    "SELECT id FROM users WHERE deleted_at < now() - make_interval(secs => :seconds) AND erased_at IS NULL ORDER BY id"
+)
+_TWEETS = sa.text(
+    """
+    UPDATE tweets SET deleted_at = now(), text = NULL
+    WHERE id IN (
+        SELECT id FROM tweets WHERE author_id = :id AND deleted_at IS NULL ORDER BY id LIMIT :limit FOR UPDATE
+    )
+    RETURNING id
+    """
+)
+_FOLLOWING = sa.text("SELECT author_id FROM follows WHERE follower_id = :id ORDER BY author_id LIMIT :limit")
+_FOLLOWERS = sa.text("SELECT follower_id FROM follows WHERE author_id = :id ORDER BY follower_id LIMIT :limit")
+_FINISH = (
+    sa.text("DELETE FROM blocks WHERE blocker_id = :id OR blocked_id = :id"),
+    sa.text("DELETE FROM idempotency_keys WHERE user_id = :id"),
+    sa.text("DELETE FROM bearer_tokens WHERE user_id = :id"),
+    # No handle begins with '#', so the old one is free again.
+    sa.text("UPDATE users SET handle = '#' || id, erased_at = now() WHERE id = :id"),
+)
