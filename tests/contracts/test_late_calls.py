@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from infra import redis_clusters, redis_keys
+from infra import redis_keys
 from infra.composition import Stores
 from infra.errors import RedisRefused, RedisUnavailable
 from infra.events import DeliveryKind, one_chunk
@@ -94,11 +94,10 @@ class Detour:
 
 
 @contextmanager
-def timelines_over(stores: Stores, addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Timelines]:
+def timelines_over(stores: Stores, addresses: dict[str, str]) -> Iterator[Timelines]:
     """The same timelines for a caller that reaches some nodes by other ways, with a short time-out."""
     shard_map = replace(stores.clusters.shard_map, addresses={**stores.clusters.shard_map.addresses, **addresses})
-    monkeypatch.setattr(redis_clusters, "RedisNode", lambda name, url: RedisNode(name, url, TIMEOUT_S))
-    clusters = RedisClusters(Detour(shard_map))  # type: ignore[arg-type]
+    clusters = RedisClusters(Detour(shard_map), TIMEOUT_S)  # type: ignore[arg-type]
     yield Timelines(clusters, stores.timelines._live)
     clusters.close()
 
@@ -121,7 +120,7 @@ def test_a_call_that_arrives_after_its_retry_and_after_a_retract_is_refused_and_
     name = stores.clusters.shard_map.node_of("b", slot_of(user))
     url = urlsplit(stores.clusters.shard_map.addresses[name])
     path = SlowPath((url.hostname or "", url.port or 0))
-    with path.open() as near_end, timelines_over(stores, {name: near_end}, monkeypatch) as timelines:
+    with path.open() as near_end, timelines_over(stores, {name: near_end}) as timelines:
         deliverer = Deliverer(stores.engine, timelines, PARTITION, generation=1)
         path.holds = True
         deliverer.apply([message(7, DeliveryKind.DELIVER, [user])])
@@ -138,9 +137,9 @@ def test_a_call_that_arrives_after_its_retry_and_after_a_retract_is_refused_and_
 
 
 @pytest.fixture
-def clusters(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisClusters]:
+def clusters(stores: Stores) -> Iterator[RedisClusters]:
     """Clients of their own, with a short time-out and one connection each."""
-    with timelines_over(stores, {}, monkeypatch) as timelines:
+    with timelines_over(stores, {}) as timelines:
         for name in timelines.clusters.shard_map.nodes:
             timelines.clusters.node(name).command("PING")
         yield timelines.clusters
