@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import FanfoldError
+from infra.hiding import hide_secrets
 from infra.ids import ID_MAX
 from infra.logs import configure_logs
 from infra.settings import Settings, load_settings
@@ -126,11 +127,11 @@ def main() -> None:
     try:
         build_app(wanted_command(arguments))(arguments, prog_name="fanfold")
     except FanfoldError as error:
-        say(f"fanfold: {error}")
+        say(f"fanfold: {hide_secrets(str(error))}")
         sys.exit(error.exit_code)
     except Exception as error:
         if os.environ.get("FANFOLD_LOG_LEVEL") == "debug":
             raise
-        say(f"fanfold: something unforeseen went wrong: {type(error).__name__}: {error}")
+        say(f"fanfold: something unforeseen went wrong: {type(error).__name__}: {hide_secrets(str(error))}")
         say("FANFOLD_LOG_LEVEL=debug shows where; please report it")
         sys.exit(1)

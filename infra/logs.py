@@ -1,7 +1,7 @@
 """Logs: one constant message per event, ids as fields, on standard error; console or JSON.
 
 Lines of other libraries (Faust, aiokafka, kazoo, uvicorn) come through Python's logging and leave in the same form,
-with the name of their logger.
+with the name of their logger. Secrets are cut out of every line (hiding.py).
 """
 
 import logging
@@ -9,6 +9,7 @@ import sys
 
 import structlog
 
+from infra.hiding import hide_secrets
 from infra.settings import Settings
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
@@ -56,6 +57,13 @@ def _fields() -> list[structlog.typing.Processor]:
 
 
 def _renderer(settings: Settings) -> structlog.typing.Processor:
+    render: structlog.typing.Processor = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     if wants_json(settings):
-        return structlog.processors.JSONRenderer(default=str)
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        render = structlog.processors.JSONRenderer(default=str)
+
+    def render_without_secrets(
+        logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+    ) -> str:
+        return hide_secrets(str(render(logger, method, event)))
+
+    return render_without_secrets

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from infra.errors import ConfigurationError, FanfoldError
+from infra.hiding import hide_secrets
 from infra.redis_node import RedisNode
 from infra.zookeeper import NODES_PATH, ZooKeeper
 
@@ -25,7 +26,7 @@ log = structlog.get_logger()
 def check_node(node: RedisNode) -> str:
     """The node's run id. Raises `ConfigurationError` for a server whose configuration would lose or keep too much."""
     info = _info(node)
-    name = f"Redis node {node.name} at {node.url}"
+    name = f"Redis node {node.name} at {hide_secrets(node.url)}"
     if info.get("role") != "master":
         raise ConfigurationError(f"{name} is a {info.get('role')}; a node must not be a replica: REPLICAOF NO ONE")
     if int(info.get("redis_version", "0").split(".")[0]) < 7:
@@ -100,7 +101,7 @@ class Registration:
         self._zookeeper.create(path, member, ephemeral=True)
         self._run_id = run_id
         self.ready.set()
-        log.info("node registered", node=self._node.name, url=self._node.url, emptied=emptied)
+        log.info("node registered", node=self._node.name, url=hide_secrets(self._node.url), emptied=emptied)
 
     def close(self) -> None:
         """Closes the connections; the ephemeral znode goes with the session."""
