@@ -9,8 +9,10 @@ from starlette.datastructures import URL
 from consumers.read_timeline import Page, State, TimelineReader
 from consumers.read_tweet import read_tweet
 from infra import social
+from infra.http_access import Reading
 from infra.http_answers import TweetAnswer, UserAnswer, id_text, tweet_answer, user_answer
-from infra.http_input import ActingUser, CursorId, Id, OpenStores
+from infra.http_document import PUBLIC
+from infra.http_input import CursorId, Id, OpenStores
 from infra.http_problems import RETRY_AFTER_S, documented
 from infra.paging import LIMIT_DEFAULT, LIMIT_MAX, Cursor
 
@@ -65,13 +67,13 @@ _TIMELINES = _PAGES | {
 }
 
 
-@router.get("/users/{id}", tags=["users"], responses=documented(404))
+@router.get("/users/{id}", tags=["users"], responses=documented(404), openapi_extra=PUBLIC)
 def user(user_id: UserId, stores: OpenStores) -> UserAnswer:
     """One user."""
     return user_answer(social.user(stores.engine, user_id))
 
 
-@router.get("/users/{id}/followers", tags=["users"], responses=_PAGES)
+@router.get("/users/{id}/followers", tags=["users"], responses=_PAGES, openapi_extra=PUBLIC)
 def followers(
     user_id: UserId, cursor: ACursor, stores: OpenStores, request: Request, response: Response
 ) -> UsersAnswer:
@@ -79,7 +81,7 @@ def followers(
     return _users_answer(social.followers(stores.engine, user_id, cursor), request, response)
 
 
-@router.get("/users/{id}/following", tags=["users"], responses=_PAGES)
+@router.get("/users/{id}/following", tags=["users"], responses=_PAGES, openapi_extra=PUBLIC)
 def following(
     user_id: UserId, cursor: ACursor, stores: OpenStores, request: Request, response: Response
 ) -> UsersAnswer:
@@ -87,7 +89,7 @@ def following(
     return _users_answer(social.following(stores.engine, user_id, cursor), request, response)
 
 
-@router.get("/users/{id}/timeline", tags=["timelines"], responses=_TIMELINES)
+@router.get("/users/{id}/timeline", tags=["timelines"], responses=_TIMELINES, openapi_extra=PUBLIC)
 def user_timeline(
     user_id: UserId, cursor: ACursor, stores: OpenStores, request: Request, response: Response
 ) -> TimelineAnswer:
@@ -95,15 +97,15 @@ def user_timeline(
     return _timeline_answer(TimelineReader(stores).user(user_id, cursor), request, response)
 
 
-@router.get("/timelines/home", tags=["timelines"], responses=_TIMELINES | documented(401))
+@router.get("/timelines/home", tags=["timelines"], responses=_TIMELINES | documented(403))
 def home_timeline(
-    acting: ActingUser, cursor: ACursor, stores: OpenStores, request: Request, response: Response
+    access: Reading, cursor: ACursor, stores: OpenStores, request: Request, response: Response
 ) -> TimelineAnswer:
-    """What the acting user and those whom he follows posted."""
-    return _timeline_answer(TimelineReader(stores).home(acting, cursor), request, response)
+    """What the token's user and those whom he follows posted. Needs scope read."""
+    return _timeline_answer(TimelineReader(stores).home(access.user_id, cursor), request, response)
 
 
-@router.get("/tweets/{id}", tags=["tweets"], responses=documented(404))
+@router.get("/tweets/{id}", tags=["tweets"], responses=documented(404), openapi_extra=PUBLIC)
 def tweet(tweet_id: TweetId, stores: OpenStores) -> TweetAnswer:
     """One tweet."""
     return tweet_answer(read_tweet(stores.bodies, tweet_id))

@@ -1,7 +1,6 @@
-"""The process that serves the HTTP API: one socket on loopback, ready when it listens, gone 5 s after a signal."""
+"""The process that serves the HTTP API: one socket, ready when it listens, gone 5 s after a signal."""
 
 import errno
-import ipaddress
 import os
 import signal
 import socket
@@ -30,27 +29,25 @@ def serve(settings: Settings) -> None:
         signal.signal(number, _leave)
     with bound_socket(settings) as bound, stores(settings) as opened:
         log.debug("shard map known", epoch=opened.clusters.shard_map.epoch, threshold=opened.timelines.live.threshold)
-        ApiServer(create_app(opened), settings).run([bound])
+        ApiServer(create_app(opened, settings), settings).run([bound])
 
 
 def bound_socket(settings: Settings) -> socket.socket:
-    """A socket bound to the settings' address, which must be loopback: that one is checked which is then bound."""
+    """A socket bound to the settings' address. Raises `ConfigurationError` for one that this machine does not have."""
     host, port = settings.api_host, settings.api_port
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
         raise ConfigurationError(f"FANFOLD_API_HOST is {host!r}, which is not a known address") from None
-    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        raise ConfigurationError(
-            f"FANFOLD_API_HOST is {host!r}, but must be a loopback address such as 127.0.0.1: "
-            "the acting user is whoever a header names, so nobody else may connect"
-        )
     bound = socket.socket(family, kind)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
         bound.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            rule = "but must be an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for all of them"
+            raise ConfigurationError(f"FANFOLD_API_HOST is {host!r}, {rule}") from None
         reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
         raise DependencyError(f"port {port} on {host} {reason}; choose another one with FANFOLD_API_PORT") from None
     return bound
@@ -65,6 +62,8 @@ class ApiServer(uvicorn.Server):
                 app,
                 access_log=False,
                 log_config=None,
+                proxy_headers=bool(settings.api_trusted_proxies),
+                forwarded_allow_ips=settings.api_trusted_proxies,
                 server_header=False,
                 timeout_graceful_shutdown=GRACE_S,
                 ws="none",

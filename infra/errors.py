@@ -4,8 +4,9 @@ FanfoldError                     exit 1
 ├── UseError                     exit 2, HTTP 4xx: the caller can mend it
 │   ├── ConfigurationError       a setting is unknown, missing or of the wrong type
 │   ├── InvalidInput       422   a value breaks a rule
+│   ├── Unauthenticated    401   there is no valid bearer token
 │   ├── NotFound           404   the user, tweet or file is not there
-│   ├── Forbidden          403   the acting user may not do this
+│   ├── Forbidden          403   the acting user, or his token, may not do this
 │   └── Conflict           409   something else has the name
 │       └── KeyReused      409   an idempotency key was sent with another request before
 ├── CheckFailed                  exit 1: a check ran and found differences
@@ -14,6 +15,7 @@ FanfoldError                     exit 1
 ├── Superseded                   a newer worker has taken over; drop what is held
 ├── RedisRefused                 a Redis node refuses a command for a reason that will not pass
 ├── TokenLost                    a rebuild is no longer mine; start again
+├── Overloaded              503  more is written than can be worked off; try again later
 └── DependencyError              exit 3, HTTP 503, retriable: a server cannot be reached
     ├── DatabaseUnavailable
     │   └── AuthorBusy           another publisher holds an author's lock for too long
@@ -51,6 +53,12 @@ class InvalidInput(UseError):
     http_status = 422
 
 
+class Unauthenticated(UseError):
+    """Raised when a request has no bearer token and needs one, or one that is not valid."""
+
+    http_status = 401
+
+
 class NotFound(UseError):
     """Raised when a user, tweet or file does not exist."""
 
@@ -58,7 +66,7 @@ class NotFound(UseError):
 
 
 class Forbidden(UseError):
-    """Raised when the acting user may not do this."""
+    """Raised when the acting user, or his token, may not do this."""
 
     http_status = 403
 
@@ -101,6 +109,13 @@ class Superseded(FanfoldError):
 class TokenLost(FanfoldError):
     """Raised when a timeline's token was replaced under a rebuild; the rebuild starts again."""
 
+    retriable = True
+
+
+class Overloaded(FanfoldError):
+    """Raised when what was written before waits for too long; the message is for the caller."""
+
+    http_status = 503
     retriable = True
 
 

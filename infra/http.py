@@ -1,65 +1,65 @@
 """The HTTP API's frame: finds each folder's routes by entry points, answers every error with a problem document.
 
-Routes are plain functions on threads, since the stores are synchronous. Next: producers/api.py, consumers/api.py.
+A request passes http_frame.py, http_limits.py and http_access.py. Routes that block are plain functions on threads,
+since the stores are synchronous. Next: producers/api.py, consumers/api.py.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points, version
-from typing import Any
+from typing import Protocol
 
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
-from infra import http_health
+from infra import http_access, http_health, http_limits, rate_limits
 from infra.composition import Stores
 from infra.database import POOL_CONNECTIONS_MAX
+from infra.gathering import Gathering
+from infra.http_document import HttpApi
 from infra.http_frame import Frame
-from infra.http_problems import Problem, answer_problems
+from infra.http_limits import Limits
+from infra.http_problems import answer_problems, documented
+from infra.rate_limits import Bucket, Level, RateLimits
+from infra.settings import Settings
+from infra.tokens import Access, Tokens
 
 ROUTE_GROUP = "fanfold.routes"
 PREFIX = "/v1"
 THREADS = POOL_CONNECTIONS_MAX  # a route holds at most one connection at a time, so none waits for the pool
 
-DESCRIPTION = """
-Users post and follow; home timelines show what the followed ones posted.
 
-Ids are strings of digits. Until there are tokens, the header `X-Fanfold-User` names the acting user.
-Lists are paged: `max_id` asks for what is older, `since_id` and `min_id` for what is newer (`min_id` from the oldest
-on), `limit` for how many; the `Link` header has the neighbouring pages. Errors are problem documents (RFC 9457).
-"""
+class ChecksTokens(Protocol):
+    """What knows which tokens are valid: `Tokens`, and in tests without a database something else."""
+
+    def check(self, texts: Sequence[str]) -> list[Access | Exception]: ...
 
 
-class HttpApi(FastAPI):
-    """FastAPI whose OpenAPI document knows our problem document."""
-
-    def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document; made once."""
-        document = super().openapi()
-        document["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
-        return document
-
-
-def create_app(stores: Stores) -> FastAPI:
+def create_app(stores: Stores, settings: Settings, tokens: ChecksTokens | None = None) -> FastAPI:
     """The whole API over these stores, which the caller closes."""
-    app = HttpApi(
-        title="Fanfold",
-        version=version("fanfold"),
-        description=DESCRIPTION,
-        lifespan=_lifespan,
-        redoc_url=None,
-        redirect_slashes=False,
+    limits: Gathering[Sequence[Bucket], Level] = Gathering(
+        RateLimits(stores.brief).take, rate_limits.BATCH_MAX, http_limits.BATCHES_AT_ONCE, "limits"
     )
+    checks: Gathering[str, Access] = Gathering(
+        (tokens or Tokens(stores.engine)).check, http_access.CHECKS_BATCH_MAX, http_access.CHECKS_AT_ONCE, "tokens"
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = THREADS
+        yield
+        checks.close()
+        limits.close()
+
+    app = HttpApi(version=version("fanfold"), lifespan=lifespan)
     app.state.stores = stores
+    app.state.token_checks = checks
+    closed = settings.rate_limit_without_redis == "closed"
+    app.add_middleware(Limits, take=limits.submit, live=lambda: stores.timelines.live, closed=closed)
     app.add_middleware(Frame)
     answer_problems(app)
     app.include_router(http_health.router)
     for point in sorted(entry_points(group=ROUTE_GROUP), key=lambda point: point.name):
-        app.include_router(point.load(), prefix=PREFIX)
+        given_token = [Depends(http_access.access_if_any)]  # also where none is needed, a wrong one is refused
+        app.include_router(point.load(), prefix=PREFIX, dependencies=given_token, responses=documented(401, 429))
     return app
-
-
-@asynccontextmanager
-async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
-    current_default_thread_limiter().total_tokens = THREADS
-    yield

@@ -16,7 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from infra.errors import DatabaseUnavailable, FanfoldError, KafkaUnavailable, RedisUnavailable, ZooKeeperUnavailable
+from infra.errors import (
+    DatabaseUnavailable,
+    FanfoldError,
+    KafkaUnavailable,
+    Overloaded,
+    RedisUnavailable,
+    ZooKeeperUnavailable,
+)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1  # a server that restarts and a rebuild that runs both take about as long
@@ -25,13 +32,14 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 KINDS = {
     400: "malformed-request",
-    401: "acting-user-missing",
+    401: "unauthenticated",
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
     409: "conflict",
     413: "body-too-large",
     422: "invalid-input",
+    429: "too-many-requests",
     500: "internal-error",
     503: "unavailable",
 }
@@ -78,6 +86,8 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, kin
     )
     if status == 503:
         headers = {"Retry-After": str(RETRY_AFTER_S)} | (headers or {})
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"} | (headers or {})
     return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
 
 
@@ -106,7 +116,7 @@ async def _fanfold_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FanfoldError)
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
     status = 503 if error.retriable else error.http_status
-    if status < 500:
+    if status < 500 or isinstance(error, Overloaded):
         return problem(status, str(error), kind=kind)
     log.warning("request not served", method=request.method, path=request.url.path, error=str(error), kind=kind)
     if status != 503:

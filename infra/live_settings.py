@@ -16,16 +16,26 @@ RANGES = {
     "threshold": (1, 100_000),
     "timeline_entries": (80, 3_200),
     "timeline_ttl_s": (3_600, 365 * DAY_S),
+    "rate_per_token": (0, 100_000),
+    "rate_per_address": (0, 100_000),
+    "outbox_age_max_s": (1, DAY_S),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
-    """threshold: followers above which an author is a celebrity; length of a home timeline; time to live."""
+    """threshold: followers above which an author is a celebrity; length of a home timeline; time to live.
+
+    Requests a second to the HTTP API, of one token and of one client address (0: no limit); the age of the oldest event
+    not sent to Kafka above which the API takes no more writes.
+    """
 
     threshold: int = 10_000
     timeline_entries: int = 800
     timeline_ttl_s: int = 30 * DAY_S
+    rate_per_token: int = 200
+    rate_per_address: int = 1_000
+    outbox_age_max_s: int = 60
 
     def __post_init__(self) -> None:
         for field in fields(self):

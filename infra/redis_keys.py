@@ -8,8 +8,10 @@ u:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, reb
 f:<8 bytes>    set     follows of a user  30 days, renewed    deliver agent, readers (by token)
 x:<tweet id>   string  empty              20 minutes          deliver agent
 b:<8 bytes>    string  about 1.5 kB       30 days             readers and publish (SET NX), delete (tombstone)
+r:<16 bytes>   string  16 digits          2 s at most         HTTP API (rate limits)
 
-<8 bytes> is an id, big-endian: a page of keys is a run of 10-byte keys. lua/timelines.lua opens with the same table.
+<8 bytes> is an id, big-endian: a page of keys is a run of 10-byte keys. <16 bytes> are
+the beginning of a hash. lua/timelines.lua and lua/rate_limits.lua open with the same table.
 """
 
 import numpy as np
@@ -22,6 +24,8 @@ USER = b"u:"
 CELEBRITIES = b"f:"
 BODY = b"b:"
 NODE = b"n"
+BUCKET = b"r:"
+BUCKET_HASH_BYTES = 16  # two of a billion clients share a bucket with a chance of 10^-21
 KEY_BYTES = 10
 
 
@@ -48,6 +52,11 @@ def body(tweet_id: int) -> bytes:
 def control(partition: int) -> str:
     """The control record of one partition of the deliveries log."""
     return f"c:{partition}"
+
+
+def bucket(digest: bytes) -> bytes:
+    """The token bucket of whatever has this hash."""
+    return BUCKET + digest[:BUCKET_HASH_BYTES]
 
 
 def id_of(key: bytes) -> int:

@@ -13,8 +13,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from infra.errors import FanfoldError, Fenced, RedisRefused, RedisUnavailable, Superseded
+from infra.hiding import hide_secrets
 
-LIBRARY = "fanfold"
+LIBRARIES = ("timelines.lua", "rate_limits.lua")
 CALL_TIMEOUT_S = 5.0  # a bounded call takes under 0.1 s; a busy two-core machine can hold it back for a second
 CONNECT_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 64  # threads of one process that call one node at the same time
@@ -34,14 +35,14 @@ class RedisNode:
         self._client = redis.Redis.from_url(
             url,
             socket_timeout=timeout_s,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_connect_timeout=min(CONNECT_TIMEOUT_S, timeout_s),
             retry=Retry(NoBackoff(), 0),
             max_connections=CONNECTIONS_MAX,
             protocol=2,
         )
 
     def call(self, function: str, *arguments: Argument) -> Any:
-        """Runs a writing Function of our library."""
+        """Runs a writing Function of our libraries."""
         return self.command("FCALL", function, 0, *arguments)
 
     def start(self, commands: Sequence[Sequence[Argument]]) -> "Reply":
@@ -82,7 +83,7 @@ class RedisNode:
         self._client.connection_pool.release(connection)
 
     def look(self, function: str, *arguments: Argument) -> Any:
-        """Runs a reading Function of our library."""
+        """Runs a reading Function of our libraries."""
         return self.command("FCALL_RO", function, 0, *arguments)
 
     def command(self, *arguments: Argument) -> Any:
@@ -99,9 +100,9 @@ class RedisNode:
             return list(pipeline.execute())
 
     def load_functions(self) -> None:
-        """Loads our library, replacing an older one."""
-        code = files("infra.lua").joinpath("timelines.lua").read_text(encoding="utf-8")
-        self.command("FUNCTION", "LOAD", "REPLACE", code)
+        """Loads our libraries, replacing older ones."""
+        codes = [files("infra.lua").joinpath(name).read_text(encoding="utf-8") for name in LIBRARIES]
+        self.commands([("FUNCTION", "LOAD", "REPLACE", code) for code in codes])
 
     def close(self) -> None:
         """Closes every connection."""
@@ -116,7 +117,9 @@ class RedisNode:
         except redis.DataError as error:  # never sent: no waiting would mend it
             raise RedisRefused(f"Redis node {self.name} cannot be sent these arguments: {error}") from error
         except (redis.RedisError, OSError) as error:
-            raise RedisUnavailable(f"Redis node {self.name} at {self.url} does not answer: {error}") from error
+            raise RedisUnavailable(
+                f"Redis node {self.name} at {hide_secrets(self.url)} does not answer: {error}"
+            ) from error
 
     def _refusal(self, error: redis.ResponseError) -> FanfoldError:
         text = str(error)

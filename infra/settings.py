@@ -4,18 +4,21 @@ Input: `FANFOLD_…` variables, and below them the addresses a running embedded 
 `<data dir>/stack.env`. Live settings (threshold, timeline length) are in ZooKeeper: see live_settings.py.
 """
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from infra.errors import ConfigurationError, StackError
+from infra.hiding import hide_secrets
 
 PREFIX = "FANFOLD_"
 STACK_ENV = "stack.env"
 
 LogFormat = Literal["auto", "console", "json"]  # auto: console on a terminal, JSON in a file or pipe
 LogLevel = Literal["debug", "info", "warn", "error"]
+WithoutRedis = Literal["open", "closed"]  # requests that no rate limit can be asked about: taken, or answered 503
 TestServices = Literal["embedded", "docker"]
 
 
@@ -30,6 +33,8 @@ class Settings:
     redis_nodes: Mapping[str, str] = ()  # type: ignore[assignment]
     api_host: str = "127.0.0.1"
     api_port: int = 8400
+    api_trusted_proxies: str = ""  # whose X-Forwarded-For counts; of anybody else it is not looked at
+    rate_limit_without_redis: WithoutRedis = "open"
     metrics_port: int = 0
     dead_letter_share_max: float = 0.01  # of an agent's messages; above it the agent stops
     log_level: LogLevel = "info"
@@ -93,6 +98,15 @@ def _hosts(text: str) -> str:
     return text
 
 
+def _networks(text: str) -> str:
+    try:
+        for item in filter(None, text.split(",")):
+            ipaddress.ip_network(item.strip())
+    except ValueError:
+        raise ValueError("addresses or networks, separated by commas (10.0.0.7,10.1.0.0/16)") from None
+    return text
+
+
 def _nodes(text: str) -> Mapping[str, str]:
     nodes: dict[str, str] = {}
     for item in text.split(","):
@@ -113,6 +127,8 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "redis_nodes": _nodes,
     "api_host": str,
     "api_port": _integer,
+    "api_trusted_proxies": _networks,
+    "rate_limit_without_redis": _one_of(WithoutRedis),
     "metrics_port": _integer,
     "dead_letter_share_max": _share,
     "log_level": _one_of(LogLevel),
@@ -155,5 +171,5 @@ def _parse(given: Mapping[str, str]) -> dict[str, Any]:
         try:
             values[name] = PARSERS[name](text)
         except ValueError as rule:
-            raise ConfigurationError(f"{key} is {text!r}, but must be {rule}") from None
+            raise ConfigurationError(f"{key} is {hide_secrets(text)!r}, but must be {rule}") from None
     return values

@@ -5,10 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.errors import Forbidden
+from infra.http_access import Writing, check_acts_for
 from infra.http_answers import TweetAnswer, UserAnswer, tweet_answer, user_answer
-from infra.http_input import ActingUser, Id, OpenStores
+from infra.http_document import PUBLIC
+from infra.http_input import Id, OpenStores
 from infra.http_problems import documented
+from infra.tokens import Scope
 from producers.publish import NewTweet, Publisher
 
 router = APIRouter(responses=documented(422, 503))
@@ -50,7 +52,7 @@ async def publisher_of(request: Request, stores: OpenStores) -> Publisher:
 ThePublisher = Annotated[Publisher, Depends(publisher_of)]
 
 
-@router.post("/users", status_code=201, tags=["users"], responses=documented(400, 409, 413))
+@router.post("/users", status_code=201, tags=["users"], responses=documented(400, 409, 413), openapi_extra=PUBLIC)
 def create_user(new: UserRequest, publisher: ThePublisher, response: Response) -> UserAnswer:
     """Create a user."""
     user = publisher.create_user(new.handle, new.id)
@@ -58,20 +60,21 @@ def create_user(new: UserRequest, publisher: ThePublisher, response: Response) -
     return user_answer(user)
 
 
-@router.post("/tweets", status_code=201, tags=["tweets"], responses=documented(400, 401, 404, 413))
-def post(new: TweetRequest, acting: ActingUser, publisher: ThePublisher, response: Response) -> TweetAnswer:
-    """Post a tweet, an answer or a retweet as the acting user."""
-    tweet = publisher.post(NewTweet(acting, new.text or "", new.reply_to, new.retweet_of))
+@router.post("/tweets", status_code=201, tags=["tweets"], responses=documented(400, 403, 404, 413))
+def post(new: TweetRequest, access: Writing, publisher: ThePublisher, response: Response) -> TweetAnswer:
+    """Post a tweet, an answer or a retweet as the token's user. Needs scope write."""
+    tweet = publisher.post(NewTweet(access.user_id, new.text or "", new.reply_to, new.retweet_of))
     response.headers["Location"] = f"/v1/tweets/{tweet.id}"
     return tweet_answer(tweet)
 
 
 @router.delete(
-    "/tweets/{id}", status_code=204, response_class=Response, tags=["tweets"], responses=documented(401, 403, 404)
+    "/tweets/{id}", status_code=204, response_class=Response, tags=["tweets"], responses=documented(403, 404)
 )
-def delete(tweet_id: TweetId, acting: ActingUser, publisher: ThePublisher) -> None:
-    """Delete a tweet of the acting user; after the answer no read shows it. Deleting again is safe."""
-    publisher.delete(tweet_id, acting)
+def delete(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
+    """Delete a tweet of the token's user, with scope admin anybody's; after the answer no read shows it. Deleting again
+    is safe. Needs scope write."""
+    publisher.delete(tweet_id, None if access.may(Scope.ADMIN) else access.user_id)
 
 
 @router.put(
@@ -79,11 +82,11 @@ def delete(tweet_id: TweetId, acting: ActingUser, publisher: ThePublisher) -> No
     status_code=204,
     response_class=Response,
     tags=["users"],
-    responses=documented(401, 403, 404, 409),
+    responses=documented(403, 404, 409),
 )
-def follow(user_id: UserId, other_id: OtherId, acting: ActingUser, publisher: ThePublisher) -> None:
-    """The acting user follows another one from now on."""
-    _only_himself(acting, user_id)
+def follow(user_id: UserId, other_id: OtherId, access: Writing, publisher: ThePublisher) -> None:
+    """A user follows another one from now on. Needs scope write."""
+    check_acts_for(access, user_id)
     publisher.follow(user_id, other_id)
 
 
@@ -92,14 +95,9 @@ def follow(user_id: UserId, other_id: OtherId, acting: ActingUser, publisher: Th
     status_code=204,
     response_class=Response,
     tags=["users"],
-    responses=documented(401, 403, 404, 409),
+    responses=documented(403, 404, 409),
 )
-def unfollow(user_id: UserId, other_id: OtherId, acting: ActingUser, publisher: ThePublisher) -> None:
-    """The acting user no longer follows another one."""
-    _only_himself(acting, user_id)
+def unfollow(user_id: UserId, other_id: OtherId, access: Writing, publisher: ThePublisher) -> None:
+    """A user no longer follows another one. Needs scope write."""
+    check_acts_for(access, user_id)
     publisher.unfollow(user_id, other_id)
-
-
-def _only_himself(acting: int, user_id: int) -> None:
-    if acting != user_id:
-        raise Forbidden(f"user {acting} cannot change whom user {user_id} follows")

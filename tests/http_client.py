@@ -1,6 +1,8 @@
 """A client of the HTTP API in this process, and stores that must not be asked."""
 
-from typing import Any, cast
+import secrets
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import anyio
 import httpx
@@ -8,24 +10,74 @@ from fastapi import FastAPI
 
 from infra.composition import Stores
 from infra.database import make_engine
+from infra.errors import Unauthenticated
 from infra.http import create_app
-from infra.http_input import ACTING_USER_HEADER
 from infra.http_problems import MEDIA_TYPE
+from infra.live_settings import LiveSettings
+from infra.redis_clusters import RedisClusters
+from infra.settings import Settings
+from infra.shard_map import ShardMap
+from infra.timelines import Timelines
+from infra.tokens import DEFAULT_SCOPES, Access, Scope, Tokens
+from infra.write_through import WriteThrough
+from infra.zookeeper import Watched
 
 NOBODY_LISTENS = "postgresql://postgres@127.0.0.1:1/none"
+
+T = TypeVar("T")
+
+
+class MakesTokens(Protocol):
+    """Tokens in the database, or in memory."""
+
+    def create(self, user_id: int, scopes: Sequence[Scope] = DEFAULT_SCOPES) -> tuple[int, str]: ...
+    def revoke(self, token_id: int) -> None: ...
+    def check(self, texts: Sequence[str]) -> list[Access | Exception]: ...
+
+
+class MemoryTokens:
+    """Tokens for tests without a database; any user may have some."""
+
+    def __init__(self) -> None:
+        self._valid: dict[str, Access] = {}
+
+    def create(self, user_id: int, scopes: Sequence[Scope] = DEFAULT_SCOPES) -> tuple[int, str]:
+        """As `Tokens.create`."""
+        token_id = secrets.randbelow(1 << 62) + 1
+        text = f"ff_{token_id}_{secrets.token_urlsafe(32)}"
+        self._valid[text] = Access(user_id, frozenset(scopes))
+        return token_id, text
+
+    def revoke(self, token_id: int) -> None:
+        """As `Tokens.revoke`."""
+        self._valid = {text: one for text, one in self._valid.items() if not text.startswith(f"ff_{token_id}_")}
+
+    def check(self, texts: Sequence[str]) -> list[Access | Exception]:
+        """As `Tokens.check`."""
+        return [self._valid.get(text, Unauthenticated("the token is unknown")) for text in texts]
 
 
 class Client:
     """Asks an app without a socket. An exception that leaves the app reaches the test."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, tokens: MakesTokens, address: str = "127.0.0.1") -> None:
         self.app = app
+        self.tokens = tokens
+        self._address = address
+        self._made: dict[tuple[int, tuple[Scope, ...]], str] = {}
+
+    def acting(self, user_id: int, *scopes: Scope) -> dict[str, str]:
+        """The header of a user who acts, by default with the default scopes; one token for all his requests."""
+        key = (user_id, scopes)
+        if key not in self._made:
+            self._made[key] = self.tokens.create(user_id, scopes or DEFAULT_SCOPES)[1]
+        return bearing(self._made[key])
 
     def request(self, method: str, path: str, **given: Any) -> httpx.Response:
         """One request; `given` is httpx's."""
 
         async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
+            transport = httpx.ASGITransport(self.app, client=(self._address, 1))
             async with httpx.AsyncClient(transport=transport, base_url="http://fanfold.test") as client:
                 return await client.request(method, path, **given)
 
@@ -48,20 +100,39 @@ class Client:
         return self.request("DELETE", path, **given)
 
 
-def client_of(stores: Stores) -> Client:
+def client_of(stores: Stores, settings: Settings = Settings()) -> Client:
     """A client of the API over these stores."""
-    return Client(create_app(stores))
+    return Client(create_app(stores, settings), Tokens(stores.engine))
+
+
+def client_without_servers(settings: Settings = Settings()) -> Client:
+    """A client whose requests are refused before a server is asked, or answered 503. Any user may have tokens."""
+    tokens = MemoryTokens()
+    return Client(create_app(unreachable_stores(), settings, tokens), tokens)
 
 
 def unreachable_stores() -> Stores:
     """Stores for requests that are refused before anything is asked; asking the database answers 503."""
     absent = cast(Any, None)
-    return Stores(make_engine(NOBODY_LISTENS), *[absent] * 6)
+    clusters = RedisClusters(always(ShardMap(1, {}, {})))
+    live = always(LiveSettings(rate_per_token=0, rate_per_address=0))
+    timelines, write_through = Timelines(clusters, live), WriteThrough(clusters, live)
+    return Stores(make_engine(NOBODY_LISTENS), absent, clusters, timelines, absent, clusters, write_through)
 
 
-def acting(user_id: object) -> dict[str, str]:
-    """The header of an acting user."""
-    return {ACTING_USER_HEADER: str(user_id)}
+def always(value: T) -> Watched[T]:
+    """A watched value that never changes."""
+
+    class Always:
+        def value(self) -> T:
+            return value
+
+    return cast(Watched[T], Always())
+
+
+def bearing(token: str) -> dict[str, str]:
+    """The header with a token."""
+    return {"Authorization": f"Bearer {token}"}
 
 
 def problem_of(response: httpx.Response, status: int) -> str:

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from infra.api_server import STOP_S
 from infra.composition import Stores
 from infra.settings import PREFIX, Settings
-from tests.http_client import acting
+from infra.tokens import Tokens
+from tests.http_client import bearing
 
 READY_WITHIN_S = 60.0  # imports on a busy machine
 STOPPED_WITHIN_S = 5.0
@@ -88,7 +89,7 @@ def test_a_request_that_hangs_does_not_keep_it_from_ending(
         wait_until((tmp_path / "ready").exists, READY_WITHIN_S)
         with stores.engine.connect() as holder, socket.create_connection(("127.0.0.1", free_port)) as caller:
             holder.execute(sa.text("SELECT pg_advisory_xact_lock(:author)"), {"author": author_id})
-            caller.sendall(post_request(author_id))
+            caller.sendall(post_request(Tokens(stores.engine).create(author_id)[1]))
             wait_until(lambda: bool(holder.execute(waiting).scalar_one()), STOP_S)
             code, took_s = stopped(process, signal.SIGTERM)
         assert code == 0
@@ -97,16 +98,16 @@ def test_a_request_that_hangs_does_not_keep_it_from_ending(
         assert "requests unanswered" in process.stderr.read()
 
 
-def post_request(author_id: int) -> bytes:
+def post_request(token: str) -> bytes:
     """The bytes of a request whose answer nobody awaits."""
-    request = httpx.Request("POST", "http://localhost/v1/tweets", json={"text": "Hello"}, headers=acting(author_id))
+    request = httpx.Request("POST", "http://localhost/v1/tweets", json={"text": "Hello"}, headers=bearing(token))
     head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
     return f"POST /v1/tweets HTTP/1.1\r\n{head}\r\n".encode() + request.content
 
 
 @pytest.mark.parametrize(
     ("host", "code", "sentence"),
-    [("127.0.0.1", 3, "port {port} on 127.0.0.1 is in use"), ("0.0.0.0", 2, "FANFOLD_API_HOST is '0.0.0.0'")],
+    [("127.0.0.1", 3, "port {port} on 127.0.0.1 is in use"), ("192.0.2.1", 2, "FANFOLD_API_HOST is '192.0.2.1'")],
 )
 def test_it_says_in_a_sentence_why_it_cannot_listen(tmp_path: Path, host: str, code: int, sentence: str) -> None:
     nowhere = Settings(database_url="postgresql://127.0.0.1:1/none", zookeeper_hosts="127.0.0.1:1")

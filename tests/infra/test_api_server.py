@@ -9,15 +9,15 @@ from infra.errors import ConfigurationError, DependencyError
 from infra.settings import Settings
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "localhost"])
-def test_the_server_listens_on_loopback(host: str) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "localhost", "0.0.0.0", "::"])
+def test_the_server_listens_where_it_is_told(host: str) -> None:
     with bound_socket(Settings(api_host=host, api_port=0)) as bound:
         assert bound.getsockname()[1] > 0
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "0", "::", "192.0.2.1", "", "no such host", "a" * 70])
-def test_the_server_refuses_to_listen_anywhere_else(host: str) -> None:
-    with pytest.raises(ConfigurationError, match="FANFOLD_API_HOST is") as refusal:
+@pytest.mark.parametrize("host", ["192.0.2.1", "", "no such host", "a" * 70])
+def test_an_address_that_the_machine_does_not_have_is_named(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"FANFOLD_API_HOST is '{host}'") as refusal:
         bound_socket(Settings(api_host=host, api_port=0))
     assert refusal.value.exit_code == 2
 

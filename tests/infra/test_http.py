@@ -21,14 +21,14 @@ from infra.errors import (
     TokenLost,
 )
 from infra.http_frame import BODY_BYTES_MAX
-from tests.http_client import Client, client_of, problem_of, unreachable_stores
+from tests.http_client import Client, client_without_servers, problem_of
 
 SECRET = "postgresql://user:secret@db"
 
 
 @pytest.fixture
 def client() -> Client:
-    return client_of(unreachable_stores())
+    return client_without_servers()
 
 
 def failing(client: Client, error: Exception) -> Client:

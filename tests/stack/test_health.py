@@ -22,9 +22,11 @@ from infra.metrics import CATALOGUE
 from infra.stack.ports import load_ports
 from infra.stack.status import read_status, table
 from infra.stack.supervisor import Stack
+from infra.tokens import Tokens
 from infra.topics import ACTIVITY, DELIVERIES
 from producers.importer import import_follows
 from producers.publish import NewTweet, Publisher
+from tests.http_client import bearing
 from tests.services import fresh_folder
 
 ROLES = ("registrar", "coordinator", "relay", "worker", "api")
@@ -137,7 +139,8 @@ def test_a_read_that_misses_is_counted(stack: Stack, opened: Stores) -> None:
     for name in opened.clusters.shard_map.nodes:
         node(name).command("UNLINK", b"h:" + (7).to_bytes(8, "big"))
     port = load_ports(stack.data_dir)["api"]
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/timelines/home", headers={"X-Fanfold-User": "7"})
+    _, token = Tokens(opened.engine).create(7)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/timelines/home", headers=bearing(token))
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert answer.status == 200
 

@@ -1,0 +1,58 @@
+"""The OpenAPI document, which /docs shows: what is the same for many routes is said here once."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from infra.http_problems import Problem
+
+DESCRIPTION = """
+Users post and follow; home timelines show what the followed ones posted.
+
+Ids are strings of digits. A bearer token says who acts: `fanfold token create USER` makes one, and its scopes (`read`,
+`write`, `admin`) say how far. Signing up and reading what is public need none.
+Lists are paged: `max_id` asks for what is older, `since_id` and `min_id` for what is newer (`min_id` from the oldest
+on), `limit` for how many; the `Link` header has the neighbouring pages. Errors are problem documents (RFC 9457).
+
+Requests under `/v1` are limited by client address and by token: `RateLimit-Limit` is what can be had at once,
+`RateLimit-Remaining` what is left of it, `RateLimit-Reset` in how many seconds all of it is there again.
+"""
+
+PUBLIC: dict[str, Any] = {"security": [{}]}  # a route's `openapi_extra`: it takes a token, and needs none
+
+_HEADERS = {
+    name: {"description": text, "schema": {"type": "integer"}}
+    for name, text in {
+        "RateLimit-Limit": "Requests that can be made at once; absent without a limit.",
+        "RateLimit-Remaining": "How many of them are left.",
+        "RateLimit-Reset": "In how many seconds all of them are there again; with 429, one.",
+    }.items()
+}
+_RETRY = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
+_CHALLENGE = {"WWW-Authenticate": {"description": "Always Bearer.", "schema": {"type": "string"}}}
+_MORE_HEADERS = {"401": _CHALLENGE, "429": _RETRY, "503": _RETRY}
+
+
+class HttpApi(FastAPI):
+    """FastAPI whose document knows our problems and the headers that all answers have."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(title="Fanfold", description=DESCRIPTION, redoc_url=None, redirect_slashes=False, **given)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document; made once."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
+                    _add_headers(operation["responses"], limited=path.startswith("/v1/"))
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+def _add_headers(responses: dict[str, Any], limited: bool) -> None:
+    for status, response in responses.items():
+        headers = (_HEADERS if limited else {}) | _MORE_HEADERS.get(status, {})
+        if headers:
+            response["headers"] = headers | response.get("headers", {})
