@@ -14,6 +14,7 @@ FanfoldError                     exit 1
 ├── Superseded                   a newer worker has taken over; drop what is held
 ├── RedisRefused                 a Redis node refuses a command for a reason that will not pass
 ├── TokenLost                    a rebuild is no longer mine; start again
+├── ClockWentBack                HTTP 503, retriable: new ids would be below old ones
 └── DependencyError              exit 3, HTTP 503, retriable: a server cannot be reached
     ├── DatabaseUnavailable
     │   └── AuthorBusy           another publisher holds an author's lock for too long
@@ -101,6 +102,13 @@ class Superseded(FanfoldError):
 class TokenLost(FanfoldError):
     """Raised when a timeline's token was replaced under a rebuild; the rebuild starts again."""
 
+    retriable = True
+
+
+class ClockWentBack(FanfoldError):
+    """Raised when the clock stepped back further than is waited for; ids go on once it has caught up."""
+
+    http_status = 503
     retriable = True
 
 

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from infra import http_frame, trace
 from infra.errors import (
+    ClockWentBack,
     Conflict,
     DatabaseUnavailable,
     FanfoldError,
@@ -58,7 +59,7 @@ def test_an_error_that_the_caller_can_mend_is_said_in_full(
     assert response.json()["type"].endswith(":" + kind)
 
 
-@pytest.mark.parametrize("kind", [DatabaseUnavailable, RedisUnavailable, Fenced, TokenLost])
+@pytest.mark.parametrize("kind", [DatabaseUnavailable, RedisUnavailable, Fenced, TokenLost, ClockWentBack])
 def test_an_error_that_may_pass_asks_for_another_try_and_shows_no_internals(
     client: Client, kind: type[FanfoldError]
 ) -> None:
