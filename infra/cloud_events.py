@@ -2,6 +2,17 @@
 
 The writer decides the type, and with it the version, when the outbox row is written; the relay only copies. So a relay
 older or newer than the writer still says what the value is. Binding: https://github.com/cloudevents/spec, Kafka 1.0.
+
+header             value                                     where it comes from
+ce_specversion     1.0                                       constant
+ce_source          /fanfold/outbox/<shard>                   constant
+content-type       application/json                          constant
+ce_id              unique for the source                     outbox.id: the same when a row is sent again
+ce_type            fanfold.activity.<type>.v<version>        outbox.type
+ce_time            RFC 3339, UTC                             outbox.created_at
+ce_subject         the author's id                           outbox.aggregateid
+ce_traceparent     W3C Trace Context, if the call had one    outbox.traceparent
+traceparent        the same
 """
 
 from datetime import UTC, datetime
@@ -10,30 +21,26 @@ from infra.events import VERSION, ActivityType
 
 Header = tuple[str, bytes]
 
-PREFIX = "ce_"
 TYPES = {kind: f"fanfold.activity.{kind.value}.v{VERSION}" for kind in ActivityType}
-
-
-def source_of(shard: int) -> str:
-    """Where the events of one outbox shard come from; an event's id is unique there."""
-    return f"/fanfold/outbox/{shard}"
+SOURCE_ROOT = "/fanfold/outbox/"
+SPEC_VERSION = "1.0"
+CONTENT_TYPE = "application/json"
+# A trace is told twice, which the tracing extension wants equal over one hop: as an attribute of the event, and as the
+# plain header that tracing tools read.
+TRACE_HEADERS = ("ce_traceparent", "traceparent")
 
 
 def constant_headers(shard: int) -> tuple[Header, ...]:
     """What all messages of one outbox shard have in common."""
     return (
-        ("ce_specversion", b"1.0"),
-        ("ce_source", source_of(shard).encode()),
-        ("content-type", b"application/json"),
+        ("ce_specversion", SPEC_VERSION.encode()),
+        ("ce_source", f"{SOURCE_ROOT}{shard}".encode()),
+        ("content-type", CONTENT_TYPE.encode()),
     )
 
 
 def headers_of(row_id: int, type_: str, author: bytes, created_at: datetime, traceparent: str | None) -> list[Header]:
-    """What differs from one message to the next. A row that is sent again has the same id.
-
-    A trace is told twice, which the tracing extension wants equal over one hop: as an attribute of the event, and as
-    the plain header that tracing tools read.
-    """
+    """What differs from one message to the next."""
     headers = [
         ("ce_id", b"%d" % row_id),
         ("ce_type", type_.encode()),
@@ -42,5 +49,5 @@ def headers_of(row_id: int, type_: str, author: bytes, created_at: datetime, tra
     ]
     if traceparent is not None:
         value = traceparent.encode()
-        headers += [("ce_traceparent", value), ("traceparent", value)]
+        headers += [(name, value) for name in TRACE_HEADERS]
     return headers
