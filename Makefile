@@ -38,8 +38,9 @@ format: setup ## Format the code
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
-docs: setup ## Make docs/metrics.md anew from infra/metrics.py
+docs: setup ## Make docs/metrics.md and docs/asyncapi.yaml anew from the code
 	$(RUN)/python -m infra.metrics_table
+	$(RUN)/python -m infra.asyncapi
 
 bench: setup ## Measure deliveries a second beside the limits of the same run (about 10 minutes)
 	$(RUN)/fanfold bench deliveries --json

@@ -16,6 +16,7 @@ FanfoldError                     exit 1
 ├── RedisRefused                 a Redis node refuses a command for a reason that will not pass
 ├── TokenLost                    a rebuild is no longer mine; start again
 ├── Overloaded              503  more is written than can be worked off; try again later
+├── ClockWentBack           503  new ids would be below old ones; try again later
 └── DependencyError              exit 3, HTTP 503, retriable: a server cannot be reached
     ├── DatabaseUnavailable
     │   └── AuthorBusy           another publisher holds an author's lock for too long
@@ -114,6 +115,13 @@ class TokenLost(FanfoldError):
 
 class Overloaded(FanfoldError):
     """Raised when what was written before waits for too long; the message is for the caller."""
+
+    http_status = 503
+    retriable = True
+
+
+class ClockWentBack(FanfoldError):
+    """Raised when the clock stepped back further than is waited for; ids go on once it has caught up."""
 
     http_status = 503
     retriable = True

@@ -1,10 +1,12 @@
-"""The frame around every request: bounded bodies, a bounded number at once, and no internals in an unexpected error."""
+"""The frame around every request: bounded bodies, a bounded number at once, the caller's trace, and no internals in an
+unexpected error."""
 
 import structlog
 from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from infra import trace
 from infra.http_problems import problem
 
 BODY_BYTES_MAX = 64 * 1024  # a tweet of 280 four-byte characters, each escaped in JSON, has under 4 kB
@@ -30,7 +32,8 @@ class Frame:
             return
         self._under_way += 1
         try:
-            await self._serve(scope, receive, send)
+            with trace.within(_traceparent(Headers(scope=scope))):
+                await self._serve(scope, receive, send)
         finally:
             self._under_way -= 1
 
@@ -53,6 +56,12 @@ class Frame:
             if started:
                 raise  # half an answer is out: only closing the connection tells the client
             await problem(500, "an unexpected error; the server's log has it")(scope, receive, send)
+
+
+def _traceparent(headers: Headers) -> str | None:
+    """The caller's trace. A malformed header, or several, is as good as none."""
+    given = headers.getlist(trace.HEADER)
+    return trace.parse(given[0]) if len(given) == 1 else None
 
 
 def _bounded(receive: Receive) -> Receive:

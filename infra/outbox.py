@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import sqlalchemy as sa
 
+from infra import trace
+from infra.cloud_events import TYPES
 from infra.database import reading
 from infra.errors import DatabaseUnavailable
 from infra.events import Activity, encode_activity
@@ -18,10 +20,10 @@ SHARD = 0  # one relay shard so far
 
 _APPEND = sa.text(
     """
-    INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
-    SELECT :topic, author, type, payload
-    FROM unnest(CAST(:authors AS text[]), CAST(:types AS text[]), CAST(:payloads AS text[]))
-         WITH ORDINALITY AS event (author, type, payload, place)
+    INSERT INTO outbox (aggregatetype, aggregateid, type, payload, traceparent)
+    SELECT :topic, author, type, payload, traceparent
+    FROM unnest(CAST(:authors AS text[]), CAST(:types AS text[]), CAST(:payloads AS text[]), CAST(:traces AS text[]))
+         WITH ORDINALITY AS event (author, type, payload, traceparent, place)
     ORDER BY place
     """
 )
@@ -30,17 +32,26 @@ _APPEND = sa.text(
 _WAKE = sa.text("SELECT pg_notify(:channel, '') FROM relays WHERE shard = :shard AND sleeping")
 
 
-def append(connection: sa.Connection, events: Sequence[Activity]) -> None:
-    """Writes events in this order. The caller holds the lock of each event's author (`lock_authors`)."""
+def append(
+    connection: sa.Connection, events: Sequence[Activity], traceparents: Sequence[str | None] | None = None
+) -> None:
+    """Writes events in this order. The caller holds the lock of each event's author (`lock_authors`).
+
+    They belong to the trace of the call under way. Who writes for several callers at once took `trace.current()` at
+    each call, and gives one for each event.
+    """
     if not events:
         return
+    traces = [trace.current()] * len(events) if traceparents is None else list(traceparents)
+    assert len(traces) == len(events), f"{len(traces)} traces for {len(events)} events"
     connection.execute(
         _APPEND,
         {
             "topic": ACTIVITY.name,
             "authors": [str(event.author_id) for event in events],
-            "types": [event.type.value for event in events],
+            "types": [TYPES[event.type] for event in events],
             "payloads": [encode_activity(event) for event in events],
+            "traces": traces,
         },
     )
 

@@ -81,7 +81,7 @@ tweets = Table(
     Index("tweets_by_original", "retweet_of", postgresql_where=text("retweet_of IS NOT NULL")),
 )
 
-# Debezium's outbox columns. The relay deletes what it has sent.
+# Debezium's outbox columns; `type` is the CloudEvents type. The relay deletes what it has sent.
 outbox = Table(
     "outbox",
     metadata,

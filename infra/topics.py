@@ -1,4 +1,4 @@
-"""The topics, as one table, and their creation.
+"""The topics, as one table, and their creation. docs/asyncapi.yaml is made from it.
 
 topic          event               key       partitions   retention   written by   read by
 activity       events.Activity     author    8            7 days      relay        fan_out
@@ -30,6 +30,8 @@ class Topic:
     name: str
     partitions: int
     retention_ms: int
+    written_by: str
+    read_by: str
 
     @property
     def dead_letters(self) -> str:
@@ -43,10 +45,10 @@ def dead_letters_of(topic: str) -> str:
 
 
 # 8: the order is per author, and one partition's fan-out reaches tens of thousands of events a second.
-ACTIVITY = Topic("activity", partitions=8, retention_ms=7 * DAY_MS)
+ACTIVITY = Topic("activity", partitions=8, retention_ms=7 * DAY_MS, written_by="relay", read_by="fan_out")
 # 4: each costs a message, a transaction marker and a call on every node for a tweet. More would spread over more
 # workers, but one works off a quarter of a million deliveries a second. 1,024 slots divide evenly.
-DELIVERIES = Topic("deliveries", partitions=4, retention_ms=2 * DAY_MS)
+DELIVERIES = Topic("deliveries", partitions=4, retention_ms=2 * DAY_MS, written_by="fan_out", read_by="deliver")
 TOPICS = (ACTIVITY, DELIVERIES)
 DEAD_LETTER_RETENTION_MS = 30 * DAY_MS
 

@@ -24,6 +24,7 @@ PLACEMENT_PATH = "/placement"
 LIVE_SETTINGS_PATH = "/settings"
 NODES_PATH = "/nodes"
 COORDINATOR_PATH = "/coordinator"
+SNOWFLAKES_PATH = "/snowflakes"
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -85,6 +86,15 @@ class ZooKeeper:
         except (KazooException, KazooTimeoutError) as error:
             raise self._away(error) from error
         return True
+
+    def owns(self, path: str) -> bool:
+        """Whether a znode is there and goes with this session."""
+        try:
+            stat = self._client.exists(self._folder + path)
+        except (KazooException, KazooTimeoutError) as error:
+            raise self._away(error) from error
+        session = self._client.client_id
+        return stat is not None and session is not None and stat.ephemeralOwner == session[0]
 
     def compare_and_set(self, path: str, data: bytes, version: int) -> bool:
         """Writes a znode if it still has `version`. False when somebody else was first."""

@@ -153,7 +153,7 @@ def test_a_broker_that_cannot_be_reached_is_one_sentence_and_exit_3(services: Se
 
 
 def test_a_topic_that_is_missing_is_told_how_to_make(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dlq_commands, "TOPICS", [Topic("nowhere", 1, 1)])
+    monkeypatch.setattr(dlq_commands, "TOPICS", [Topic("nowhere", 1, 1, "nobody", "nobody")])
 
     done = CliRunner().invoke(dlq_commands.group, ["list"], obj=Settings(kafka_bootstrap=services.kafka_bootstrap))
 

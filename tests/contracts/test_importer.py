@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from infra.cloud_events import TYPES
 from infra.database import lock_authors, transaction
 from infra.errors import DatabaseUnavailable, InvalidInput, NotFound
 from infra.events import Activity, ActivityType, decode_activity
@@ -140,7 +141,7 @@ def test_follows_tell_their_events_in_the_order_of_the_file_while_somebody_is_ac
     ]
     assert rows(
         engine, "SELECT DISTINCT aggregatetype, aggregateid = payload::json ->> 'author_id', type FROM outbox"
-    ) == [("activity", True, "followed")]
+    ) == [("activity", True, TYPES[ActivityType.FOLLOWED])]
 
 
 def test_follows_tell_no_events_while_nobody_is_active(engine: sa.Engine) -> None:
@@ -157,7 +158,7 @@ def test_follows_tell_their_events_once_somebody_has_posted(engine: sa.Engine) -
 
     import_follows(engine, follows_file(["1\t10"]), threshold=THRESHOLD)
 
-    assert rows(engine, "SELECT type FROM outbox") == ["followed"]
+    assert rows(engine, "SELECT type FROM outbox") == [TYPES[ActivityType.FOLLOWED]]
 
 
 def test_somebody_who_becomes_active_between_two_batches_gets_the_events_from_then_on(engine: sa.Engine) -> None:

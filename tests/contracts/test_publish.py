@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from infra import outbox
+from infra.cloud_events import TYPES
 from infra.composition import Stores
 from infra.database import AUTHOR_LOCKS_MAX, lock_authors
 from infra.errors import Conflict, Forbidden, InvalidInput, KeyReused, NotFound, UseError
@@ -28,7 +29,7 @@ def events(engine: sa.Engine) -> list[tuple[str, int, int]]:
     with engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT aggregateid, type, payload FROM outbox ORDER BY id")).all()
     decoded = [decode_activity(row.payload.encode()) for row in rows]
-    assert [(row.aggregateid, row.type) for row in rows] == [(str(one.author_id), one.type) for one in decoded]
+    assert [(row.aggregateid, row.type) for row in rows] == [(str(one.author_id), TYPES[one.type]) for one in decoded]
     return [(one.type.value, one.author_id, one.other_id) for one in decoded]
 
 

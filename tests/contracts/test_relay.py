@@ -3,14 +3,16 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from infra import outbox
+from infra import outbox, trace
+from infra.database import lock_authors, transaction
 from infra.errors import Superseded
-from infra.events import Activity, decode_activity
+from infra.events import Activity, ActivityType, decode_activity
 from infra.health import Health, State
 from infra.kafka import TransactionalProducer
 from infra.settings import Settings
@@ -22,8 +24,16 @@ from producers.relay import RELAY_LOCK_CLASS, Ownership, Relay
 MakeUsers = Callable[[int], list[int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """A message of the activity log."""
+
+    event: Activity
+    headers: dict[str, bytes]
+
+
 @contextmanager
-def reading_from_now(bootstrap: str) -> Iterator[Callable[[], list[Activity]]]:
+def reading_from_now(bootstrap: str) -> Iterator[Callable[[], list[Relayed]]]:
     """A function that returns what was committed to the activity log since."""
     consumer = Consumer(
         {"bootstrap.servers": bootstrap, "group.id": "test", "enable.auto.commit": False, "enable.partition.eof": True}
@@ -34,14 +44,14 @@ def reading_from_now(bootstrap: str) -> Iterator[Callable[[], list[Activity]]]:
         for one in partitions
     ]
 
-    def read() -> list[Activity]:
+    def read() -> list[Relayed]:
         consumer.assign(starts)
         found, open_ = [], set(partitions)
         while open_:
             message = consumer.poll(10)
             assert message is not None, "Kafka did not answer within 10 s"
             if message.error() is None:
-                found.append(decode_activity(message.value()))
+                found.append(Relayed(decode_activity(message.value()), dict(message.headers())))
             elif message.error().code() == KafkaError._PARTITION_EOF:
                 open_.discard(message.partition())
         return found
@@ -88,7 +98,41 @@ def test_what_is_published_is_relayed_in_order_and_removed(
         second = publisher.post(NewTweet(author, "after a sleep")).id
         wait_until(lambda: outbox.unsent(engine) == 0)
 
-        assert [event.other_id for event in relayed()] == [*first, second]
+        assert [message.event.other_id for message in relayed()] == [*first, second]
+
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+OTHER_TRACE = "00-0af7651916cd43dd8448eb211c80319c-b9c7c989f97918e1-00"
+
+
+def test_an_event_carries_the_trace_of_the_call_that_made_it(
+    relay: Relay, publisher: Publisher, settings: Settings, make_users: MakeUsers
+) -> None:
+    [author] = make_users(1)
+    with reading_from_now(settings.kafka_bootstrap) as relayed:
+        with trace.within(TRACE):
+            publisher.post(NewTweet(author, "traced"))
+        publisher.post(NewTweet(author, "not traced"))
+        relay.step(TransactionalProducer(settings.kafka_bootstrap, "test-trace"))
+
+        assert [message.headers.get("traceparent") for message in relayed()] == [TRACE.encode(), None]
+
+
+def test_events_written_together_keep_the_traces_of_their_own_calls(
+    relay: Relay, engine: sa.Engine, settings: Settings
+) -> None:
+    with reading_from_now(settings.kafka_bootstrap) as relayed:
+        with trace.within(TRACE), transaction(engine) as connection:
+            lock_authors(connection, [7])
+            events = [Activity(ActivityType.POSTED, 7, tweet_id, 0) for tweet_id in (1, 2, 3)]
+            outbox.append(connection, events, [OTHER_TRACE, None, TRACE])
+        relay.step(TransactionalProducer(settings.kafka_bootstrap, "test-traces"))
+
+        assert [(message.event.other_id, message.headers.get("ce_traceparent")) for message in relayed()] == [
+            (1, OTHER_TRACE.encode()),
+            (2, None),
+            (3, TRACE.encode()),
+        ]
 
 
 def test_a_crash_between_commit_and_removal_sends_again_in_the_same_order(
@@ -113,7 +157,11 @@ def test_a_crash_between_commit_and_removal_sends_again_in_the_same_order(
         assert relay.step(producer) == 5
         assert relay.step(producer) == 0
 
-        assert [event.other_id for event in relayed()] == [*ids, *ids]
+        messages = relayed()
+        assert [message.event.other_id for message in messages] == [*ids, *ids]
+        event_ids = [message.headers["ce_id"] for message in messages]
+        assert event_ids == event_ids[:5] * 2
+        assert len(set(event_ids)) == 5
 
 
 def test_a_superseded_relay_cannot_get_its_buffer_in(
@@ -130,7 +178,7 @@ def test_a_superseded_relay_cannot_get_its_buffer_in(
         assert outbox.unsent(engine) == 1
         relay.step(new)
 
-        assert [event.other_id for event in relayed()] == [tweet.id]
+        assert [message.event.other_id for message in relayed()] == [tweet.id]
 
 
 def test_one_relay_owns_the_outbox_until_its_session_ends(settings: Settings) -> None:

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from infra import http_frame
+from infra import http_frame, trace
 from infra.errors import (
+    ClockWentBack,
     Conflict,
     DatabaseUnavailable,
     FanfoldError,
@@ -58,7 +59,7 @@ def test_an_error_that_the_caller_can_mend_is_said_in_full(
     assert response.json()["type"].endswith(":" + kind)
 
 
-@pytest.mark.parametrize("kind", [DatabaseUnavailable, RedisUnavailable, Fenced, TokenLost])
+@pytest.mark.parametrize("kind", [DatabaseUnavailable, RedisUnavailable, Fenced, TokenLost, ClockWentBack])
 def test_an_error_that_may_pass_asks_for_another_try_and_shows_no_internals(
     client: Client, kind: type[FanfoldError]
 ) -> None:
@@ -112,6 +113,25 @@ def test_more_requests_than_the_limit_are_sent_away(client: Client, monkeypatch:
     response = client.get("/healthz")
     problem_of(response, 503)
     assert response.headers["retry-after"] == "1"
+
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ([TRACEPARENT], TRACEPARENT),
+        ([], None),
+        ([TRACEPARENT.upper()], None),
+        ([TRACEPARENT, TRACEPARENT], None),
+    ],
+)
+def test_a_call_belongs_to_the_trace_of_its_request(client: Client, given: list[str], seen: str | None) -> None:
+    client.app.add_api_route("/trace", trace.current)
+
+    assert client.get("/trace", headers=[("traceparent", value) for value in given]).json() == seen
+    assert client.get("/trace").json() is None
 
 
 def test_a_process_without_its_servers_is_alive(client: Client) -> None:

@@ -1,0 +1,82 @@
+"""The node number in a process's ids: random at first, leased in ZooKeeper as soon as that answers.
+
+A lease is an ephemeral znode named by the number. Posting never waits for it and goes on without it: two processes with
+one number can only collide in the primary key, which then takes the next id.
+"""
+
+import os
+import random
+import socket
+import threading
+
+import structlog
+
+from infra.errors import ZooKeeperUnavailable
+from infra.zookeeper import SNOWFLAKES_PATH, ZooKeeper
+from producers.snowflake import NODES
+
+# Until the next look, a process that lost its session may have one number with another process.
+LOOK_PERIOD_S = 5.0
+
+log = structlog.get_logger()
+
+
+class NodeLease:
+    """One process's number. `number` is for `Snowflakes`; it never waits. Looks happen in a thread of its own, never in
+    a listener of ZooKeeper's."""
+
+    def __init__(self, zookeeper: ZooKeeper, rng: random.Random | None = None) -> None:
+        self._zookeeper = zookeeper
+        self._rng = rng or random.SystemRandom()
+        self._number = self._rng.randrange(NODES)
+        self._stop = threading.Event()
+        self._trouble = ""
+
+    def number(self) -> int:
+        """The number to use now: the leased one, or the last one, or a random one."""
+        return self._number
+
+    def begin(self) -> None:
+        """Keeps a lease in the background until `close`."""
+        threading.Thread(target=self._keep, name="node-lease", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends the looks; the lease ends with ZooKeeper's session."""
+        self._stop.set()
+
+    def look(self) -> None:
+        """One look: leases a number unless this session has one. When somebody else is faster, the next look tries."""
+        if self._zookeeper.owns(_path(self._number)):
+            return
+        taken = set(self._zookeeper.children(SNOWFLAKES_PATH))
+        free = [number for number in range(NODES) if str(number) not in taken]
+        if not free:
+            self._say(f"all {NODES} numbers are taken")
+            return
+        number = self._number if self._number in free else self._rng.choice(free)
+        if self._zookeeper.create(_path(number), _holder(), ephemeral=True):
+            log.info("node number leased", number=number, before=self._number)
+            self._number, self._trouble = number, ""
+
+    def _keep(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except ZooKeeperUnavailable as error:
+                self._say(str(error))
+            self._stop.wait(LOOK_PERIOD_S)
+
+    def _say(self, trouble: str) -> None:
+        """Once for each trouble: looks are many."""
+        if trouble != self._trouble and not self._stop.is_set():
+            log.warning("node number not leased", number=self._number, reason=trouble)
+        self._trouble = trouble
+
+
+def _path(number: int) -> str:
+    return f"{SNOWFLAKES_PATH}/{number}"
+
+
+def _holder() -> bytes:
+    """For people who look into ZooKeeper."""
+    return f"{socket.gethostname()} {os.getpid()}".encode()
