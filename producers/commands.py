@@ -16,6 +16,7 @@ from infra.role import begin_role
 from producers.outbox_watch import watch_outbox
 from producers.publish import NewTweet, Publisher
 from producers.relay import Relay
+from producers.snowflake import unleased_snowflakes
 
 user = typer.Typer(no_args_is_help=True, help="Users.")
 
@@ -88,8 +89,8 @@ def user_create(
 
 @contextmanager
 def _publisher(context: typer.Context) -> Iterator[Publisher]:
-    with stores(settings_of(context)) as opened:
-        yield Publisher(opened)
+    with stores(settings_of(context)) as opened, Publisher(opened, unleased_snowflakes()) as publisher:
+        yield publisher
 
 
 def _tell(sentence: str, answer: dict[str, Any], as_json: bool) -> None:

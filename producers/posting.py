@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from infra import outbox
+from infra import outbox, trace
 from infra.errors import Conflict, InvalidInput, NotFound, UseError
 from infra.events import Activity, ActivityType
 from producers.idempotency import Kept, check_key, hash_of, keep_answers, kept_answers
@@ -24,13 +24,14 @@ ID_ATTEMPTS_MAX = 16  # each further one needs a collision of node number, milli
 @dataclass(frozen=True, slots=True)
 class NewTweet:
     """What an author posts. A retweet points to an original and repeats its text. With a `key`, posting it again within
-    a day returns the first result."""
+    a day returns the first result. `traceparent` is the trace of the call under way, unless it is given."""
 
     author_id: int
     text: str = ""
     reply_to: int | None = None
     retweet_of: int | None = None
     key: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Facts:
 def checked(new: NewTweet) -> NewTweet:
     """The tweet with its text in NFC. Raises `InvalidInput`."""
     check_id(new.author_id, "user")
+    new = replace(new, traceparent=new.traceparent or trace.current())
     if new.key is not None:
         check_key(new.key)
     if new.retweet_of is not None:
@@ -108,9 +110,8 @@ def post_batch(
     if not to_store:
         return [results[place] for place in range(len(batch))], []
     stored = dict(zip(to_store, _store(connection, list(to_store.values()), snowflakes), strict=True))
-    outbox.append(
-        connection, [Activity(ActivityType.POSTED, tweet.author_id, tweet.id, now_ms) for tweet in stored.values()]
-    )
+    events = [Activity(ActivityType.POSTED, tweet.author_id, tweet.id, now_ms) for tweet in stored.values()]
+    outbox.append(connection, events, [batch[place].traceparent for place in stored])
     keep_answers(connection, dict(_to_keep(batch[place], tweet) for place, tweet in stored.items() if batch[place].key))
     results.update(stored)
     return [results[place] for place in range(len(batch))], list(stored.values())

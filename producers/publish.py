@@ -4,7 +4,6 @@ Each call is safe to repeat, and each item of a batch has its own result. Posts 
 The steps are in posting.py, following.py and erasing.py. Next: relay.py.
 """
 
-import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,9 +26,10 @@ from producers.deleting import delete_tweet
 from producers.erasing import Erased, Eraser, Progress
 from producers.following import Pair
 from producers.idempotency import claim_key
+from producers.node_lease import NodeLease
 from producers.posting import NewTweet, Tweet, checked, post_batch
 from producers.rules import check_id, check_not_self
-from producers.snowflake import NODES, Snowflakes
+from producers.snowflake import Snowflakes
 from producers.users import User
 
 __all__ = ["NewTweet", "Publisher", "Tweet", "User", "need_all", "now_ms"]
@@ -65,9 +65,10 @@ def need_all(results: Sequence[T | UseError]) -> list[T]:
 class Publisher:
     """What a service embeds to publish. Safe to share between threads; close it once, or use it in a `with`.
 
-    For coroutines the same calls are in `producers.publish_async.AsyncPublisher`. Raises `InvalidInput`, `NotFound`,
-    `Conflict` and `Forbidden` for what callers can mend, `DatabaseUnavailable` and `RedisUnavailable` for what may be
-    tried again: every call can be repeated, one that makes something new when it has a key.
+    Ids get a node number that is leased in ZooKeeper, unless `snowflakes` are given. Coroutines have the same calls in
+    publish_async.py. Raises `InvalidInput`, `NotFound`, `Conflict` and `Forbidden` for what callers can mend, and
+    retriable errors for what cannot be done now: every call can be repeated, one that makes something new when it has a
+    key.
     """
 
     def __init__(
@@ -77,7 +78,10 @@ class Publisher:
         self._bodies = stores.bodies
         self._write_through = stores.write_through
         self._clock_ms = clock_ms
-        self._snowflakes = snowflakes or Snowflakes(random.SystemRandom().randrange(NODES), clock_ms)
+        self._lease = NodeLease(stores.zookeeper)
+        if snowflakes is None:
+            self._lease.begin()
+        self._snowflakes = snowflakes or Snowflakes(self._lease.number, clock_ms)
         self._eraser = Eraser(stores.engine, stores.bodies, clock_ms)
         self._posts: Gathering[NewTweet, Tweet] = Gathering(self._post_gathered, POSTS_MAX, POSTS_AT_ONCE, "posts")
         self._waiting = ThreadPoolExecutor(WAITING_MAX, "posts-waiting")
@@ -92,6 +96,7 @@ class Publisher:
         """Ends the posts under way. The stores are the caller's."""
         self._posts.close()
         self._waiting.shutdown(wait=True)
+        self._lease.close()
 
     # Posting
 

@@ -4,6 +4,7 @@
 is what guarantees uniqueness: a collision takes the next id. Node numbers come from node_lease.py.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,11 @@ def snowflake(time_ms: int, node: int, sequence: int) -> int:
 def time_ms_of(tweet_id: int) -> int:
     """The Unix time inside an id."""
     return (tweet_id >> TIME_SHIFT) + EPOCH_MS
+
+
+def unleased_snowflakes() -> "Snowflakes":
+    """For a process that makes a few ids and ends: a random number, which the primary key makes safe."""
+    return Snowflakes(random.SystemRandom().randrange(NODES), lambda: time.time_ns() // 1_000_000)
 
 
 class Snowflakes:
