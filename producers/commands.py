@@ -13,6 +13,7 @@ from infra.database import make_engine
 from infra.health import Health
 from infra.http_answers import tweet_answer, user_answer
 from infra.role import begin_role
+from producers.housekeeping import keep_house
 from producers.outbox_watch import watch_outbox
 from producers.publish import NewTweet, Publisher
 from producers.relay import Relay
@@ -22,6 +23,8 @@ user = typer.Typer(no_args_is_help=True, help="Users.")
 
 Follower = Annotated[int, typer.Argument(parser=parse_id, metavar="FOLLOWER", help="The user who follows.")]
 Author = Annotated[int, typer.Argument(parser=parse_id, metavar="AUTHOR", help="The user who is followed.")]
+Blocker = Annotated[int, typer.Argument(parser=parse_id, metavar="BLOCKER", help="The user who blocks.")]
+Blocked = Annotated[int, typer.Argument(parser=parse_id, metavar="BLOCKED", help="The user who is blocked.")]
 
 
 def relay(context: typer.Context) -> None:
@@ -32,6 +35,7 @@ def relay(context: typer.Context) -> None:
     stop = begin_role(settings, health)
     engine = make_engine(url)
     threading.Thread(target=watch_outbox, args=(engine, stop), daemon=True).start()
+    threading.Thread(target=keep_house, args=(settings, engine, stop), daemon=True).start()
     try:
         Relay(engine, url, settings.need("kafka_bootstrap")).run(stop, health)
     finally:
@@ -74,6 +78,22 @@ def unfollow(context: typer.Context, follower: Follower, author: Author, as_json
     _tell(f"user {follower} no longer follows user {author}", answer, as_json)
 
 
+def block(context: typer.Context, blocker: Blocker, blocked: Blocked, as_json: JsonFlag = False) -> None:
+    """BLOCKER blocks BLOCKED: follows end both ways, and neither can follow the other."""
+    with _publisher(context) as publisher:
+        publisher.block(blocker, blocked)
+    answer = {"blocker_id": str(blocker), "blocked_id": str(blocked), "blocking": True}
+    _tell(f"user {blocker} blocks user {blocked}", answer, as_json)
+
+
+def unblock(context: typer.Context, blocker: Blocker, blocked: Blocked, as_json: JsonFlag = False) -> None:
+    """Take a block back. Nobody follows again by it."""
+    with _publisher(context) as publisher:
+        publisher.unblock(blocker, blocked)
+    answer = {"blocker_id": str(blocker), "blocked_id": str(blocked), "blocking": False}
+    _tell(f"user {blocker} no longer blocks user {blocked}", answer, as_json)
+
+
 @user.command("create")
 def user_create(
     context: typer.Context,
@@ -85,6 +105,19 @@ def user_create(
     with _publisher(context) as publisher:
         created = publisher.create_user(handle, user_id)
     _tell(f"user {created.id} is {created.handle}", user_answer(created).model_dump(mode="json"), as_json)
+
+
+@user.command("delete")
+def user_delete(context: typer.Context, user_id: UserId, as_json: JsonFlag = False) -> None:
+    """Delete a user with all tweets and follows. Stopped or killed on the way, it goes on when it is called again."""
+
+    def show(tweets: int, follows: int) -> None:
+        say(f"removed {tweets:,} tweets and {follows:,} follows so far")
+
+    with _publisher(context) as publisher:
+        erased = publisher.delete_user(user_id, show)
+    answer = {"id": str(user_id), "deleted": True, "tweets": erased.tweets, "follows": erased.follows}
+    _tell(f"user {user_id} is deleted, with {erased.tweets:,} tweets and {erased.follows:,} follows", answer, as_json)
 
 
 @contextmanager

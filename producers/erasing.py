@@ -49,24 +49,18 @@ class Eraser:
         """
         if self._mark(user_id):
             return Erased(0, 0, complete=True)
-        tweets = follows = 0
-        for step in (self._erase_tweets, self._erase_following, self._erase_followers):
-            while done := step(user_id):
-                if step == self._erase_tweets:
-                    tweets += done
-                else:
-                    follows += done
+        removed = dict.fromkeys((self._erase_tweets, self._erase_following, self._erase_followers), 0)
+        for step in removed:
+            while count := step(user_id):
+                removed[step] += count
                 outbox.wake_relay(self._engine)
-                progress(tweets, follows)
+                tweets, *follows = removed.values()
+                progress(tweets, sum(follows))
                 if time.monotonic() > until_s:
-                    return Erased(tweets, follows, complete=False)
+                    return Erased(tweets, sum(follows), complete=False)
         self._finish(user_id)
-        return Erased(tweets, follows, complete=True)
-
-    def left_behind(self, older_than_s: float) -> list[int]:
-        """Users whose erasing somebody began so long ago and did not finish."""
-        with reading(self._engine) as connection:
-            return list(connection.execute(_LEFT_BEHIND, {"seconds": older_than_s}).scalars())
+        tweets, *follows = removed.values()
+        return Erased(tweets, sum(follows), complete=True)
 
     def _mark(self, user_id: int) -> bool:
         """True when the user is erased already."""
@@ -81,7 +75,7 @@ class Eraser:
         """Tombstones first: a batch that is not committed after them is one of a user whom nobody may read."""
         with transaction(self._engine) as connection:
             lock_authors(connection, [user_id])
-            gone = list(connection.execute(_TWEETS, {"id": user_id, "limit": BATCH_TWEETS_MAX}).scalars())
+            gone = sorted(connection.execute(_TWEETS, {"id": user_id, "limit": BATCH_TWEETS_MAX}).scalars())
             self._bodies.bury(gone)
             now_ms = self._clock_ms()
             outbox.append(connection, [Activity(ActivityType.DELETED, user_id, tweet, now_ms) for tweet in gone])
@@ -107,6 +101,12 @@ class Eraser:
             lock_authors(connection, [user_id])
             for statement in _FINISH:
                 connection.execute(statement, {"id": user_id})
+
+
+def left_behind(engine: sa.Engine, after_s: float) -> list[int]:
+    """Users whose erasing somebody began so long ago and did not finish."""
+    with reading(engine) as connection:
+        return list(connection.execute(_LEFT_BEHIND, {"seconds": after_s}).scalars())
 
 
 _MARK = sa.text(

@@ -110,8 +110,9 @@ def test_an_authors_events_are_in_commit_order_under_concurrency(
     publishers = [Publisher(stores) for _ in range(8)]
 
     def post_some(one: Publisher) -> None:
-        for number in range(20):
-            one.post(NewTweet(author, f"tweet {number}"))
+        with one:
+            for number in range(20):
+                one.post(NewTweet(author, f"tweet {number}"))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(post_some, publishers))
@@ -144,11 +145,11 @@ def test_a_publisher_waits_for_its_author_and_for_nobody_else(
     inside, go_on = threading.Event(), threading.Event()
     append = outbox.append
 
-    def hold(connection: sa.Connection, told: list[Activity]) -> None:
+    def hold(connection: sa.Connection, told: list[Activity], traces: list[str | None]) -> None:
         if told[0].author_id == slow and not inside.is_set():
             inside.set()
             assert go_on.wait(10)
-        append(connection, told)
+        append(connection, told, traces)
 
     monkeypatch.setattr(outbox, "append", hold)
     first = threading.Thread(target=lambda: publisher.post(NewTweet(slow, "first")))

@@ -1,0 +1,132 @@
+"""Deleting a user on real servers: everything of his goes, as events, in batches that can be taken up again."""
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from consumers.read_tweet import read_tweet
+from infra.composition import Stores
+from infra.errors import Conflict, NotFound, RedisUnavailable
+from infra.settings import Settings
+from producers import erasing
+from producers.erasing import Erased
+from producers.housekeeping import erase_left_behind, sweep_keys
+from producers.publish import NewTweet, Publisher, need_all
+from tests.contracts.test_publish import count, events
+
+MakeUsers = Callable[[int], list[int]]
+
+
+def test_a_deleted_user_is_gone_with_tweets_follows_and_blocks_and_each_has_its_event(
+    publisher: Publisher, stores: Stores, make_users: MakeUsers
+) -> None:
+    user, fan, author, other = make_users(4)
+    tweets = [one.id for one in need_all(publisher.post_many([NewTweet(user, "a"), NewTweet(user, "b")]))]
+    publisher.follow_many([(fan, user), (user, author)])
+    publisher.block(user, other)
+    before = len(events(stores.engine))
+
+    assert publisher.delete_user(user) == Erased(2, 2, complete=True)
+    assert publisher.delete_user(user) == Erased(0, 0, complete=True)
+
+    assert events(stores.engine)[before:] == [
+        *[("deleted", user, tweet) for tweet in tweets],
+        ("unfollowed", author, user),
+        ("unfollowed", user, fan),
+    ]
+    assert [count(stores.engine, table) for table in ("follows", "blocks")] == [0, 0]
+    for tweet in tweets:
+        with pytest.raises(NotFound):
+            read_tweet(stores.bodies, tweet)
+
+
+def test_a_deleted_user_can_do_nothing_and_his_id_is_not_given_again(
+    publisher: Publisher, make_users: MakeUsers
+) -> None:
+    user, other = make_users(2)
+    handle = f"u{user}"
+    publisher.delete_user(user)
+
+    for call in (
+        lambda: publisher.post(NewTweet(user, "hello")),
+        lambda: publisher.follow(user, other),
+        lambda: publisher.follow(other, user),
+        lambda: publisher.block(user, other),
+        lambda: publisher.followers(user),
+    ):
+        with pytest.raises(NotFound, match=f"user {user} does not exist"):
+            call()
+    with pytest.raises(Conflict, match=f"user id {user} is taken"):
+        publisher.create_user("somebody", user)
+    assert publisher.create_user(handle).handle == handle
+
+
+def test_an_unknown_user_is_not_deleted(publisher: Publisher) -> None:
+    with pytest.raises(NotFound, match="user 99 does not exist"):
+        publisher.delete_user(99)
+
+
+def test_erasing_goes_on_where_it_was_left(
+    publisher: Publisher, stores: Stores, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasing, "BATCH_TWEETS_MAX", 2)
+    [user] = make_users(1)
+    publisher.post_many([NewTweet(user, f"{number}") for number in range(5)])
+    seen: list[int] = []
+
+    assert publisher.delete_user(user, limit_s=0) == Erased(2, 0, complete=False)
+    assert publisher.delete_user(user, lambda tweets, _: seen.append(tweets)) == Erased(3, 0, complete=True)
+
+    assert seen == [2, 3]
+    assert [kind for kind, _, _ in events(stores.engine)] == ["posted"] * 5 + ["deleted"] * 5
+
+
+def test_a_batch_whose_tombstones_cannot_be_written_stays_for_the_next_call(
+    publisher: Publisher, stores: Stores, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [user] = make_users(1)
+    tweet = publisher.post(NewTweet(user, "hello"))
+
+    def refuse(_ids: object) -> None:
+        raise RedisUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(stores.bodies), "bury", lambda _self, ids: refuse(ids))
+        with pytest.raises(RedisUnavailable):
+            publisher.delete_user(user)
+    assert [kind for kind, _, _ in events(stores.engine)] == ["posted"]
+
+    assert publisher.delete_user(user).complete
+    with pytest.raises(NotFound):
+        read_tweet(stores.bodies, tweet.id)
+
+
+def test_housekeeping_ends_what_was_left_behind(
+    publisher: Publisher, stores: Stores, settings: Settings, make_users: MakeUsers
+) -> None:
+    left, kept = make_users(2)
+    publisher.post_many([NewTweet(left, "hello"), NewTweet(kept, "hello")])
+    publisher.delete_user(left, limit_s=0)
+
+    assert erase_left_behind(settings, stores.engine, 60) == 0
+    with stores.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE users SET deleted_at = deleted_at - interval '2 minutes'"))
+    assert erase_left_behind(settings, stores.engine, 60) == 1
+    assert erase_left_behind(settings, stores.engine, 60) == 0
+
+    assert publisher.delete_user(left) == Erased(0, 0, complete=True)
+    assert publisher.post(NewTweet(kept, "still here")).author_id == kept
+
+
+def test_housekeeping_removes_keys_of_yesterday_only(
+    publisher: Publisher, stores: Stores, make_users: MakeUsers
+) -> None:
+    [author] = make_users(1)
+    publisher.post(NewTweet(author, "old", key="old"))
+    with stores.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'"))
+    publisher.post(NewTweet(author, "new", key="new"))
+
+    assert sweep_keys(stores.engine) == 1
+    assert count(stores.engine, "idempotency_keys") == 1
