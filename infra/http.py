@@ -5,7 +5,7 @@ since the stores are synchronous. Next: producers/api.py, consumers/api.py.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from importlib.metadata import entry_points, version
 from typing import Protocol
 
@@ -44,15 +44,19 @@ def create_app(stores: Stores, settings: Settings, tokens: ChecksTokens | None =
         (tokens or Tokens(stores.engine)).check, http_access.CHECKS_BATCH_MAX, http_access.CHECKS_AT_ONCE, "tokens"
     )
 
+    parts = ExitStack()
+    parts.callback(limits.close)
+    parts.callback(checks.close)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = THREADS
-        yield
-        checks.close()
-        limits.close()
+        with parts:
+            yield
 
     app = HttpApi(version=version("fanfold"), lifespan=lifespan)
     app.state.stores = stores
+    app.state.parts = parts  # routes add what they make and what has to be closed at the end
     app.state.token_checks = checks
     closed = settings.rate_limit_without_redis == "closed"
     app.add_middleware(Limits, take=limits.submit, live=lambda: stores.timelines.live, closed=closed)

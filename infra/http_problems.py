@@ -22,12 +22,14 @@ from infra.errors import (
     KafkaUnavailable,
     Overloaded,
     RedisUnavailable,
+    UseError,
     ZooKeeperUnavailable,
 )
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1  # a server that restarts and a rebuild that runs both take about as long
 SHOWN_CHARACTERS_MAX = 80  # of a refused value
+ERRORS_SHOWN_MAX = 5  # of one request: a batch could have thousands
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 KINDS = {
@@ -77,18 +79,17 @@ class Problem(BaseModel):
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, kind: str = "") -> JSONResponse:
     """The answer. `kind`, in kebab case, is the end of the type and the words of the title."""
-    kind = kind or KINDS.get(status, "error")
-    body = Problem(
-        type=f"urn:fanfold:problem:{kind}",
-        title=kind.replace("-", " ").capitalize(),
-        status=status,
-        detail=detail.encode("utf-8", "backslashreplace").decode(),
-    )
+    body = _document(status, detail, kind or KINDS.get(status, "error"))
     if status == 503:
         headers = {"Retry-After": str(RETRY_AFTER_S)} | (headers or {})
     if status == 401:
         headers = {"WWW-Authenticate": "Bearer"} | (headers or {})
     return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+
+
+def problem_of(error: UseError) -> Problem:
+    """The document of an error that the caller can mend, as one item of a batch has it."""
+    return _document(error.http_status, str(error), _kind_of(error))
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -114,7 +115,7 @@ def answer_problems(app: FastAPI) -> None:
 
 async def _fanfold_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FanfoldError)
-    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
+    kind = _kind_of(error)
     status = 503 if error.retriable else error.http_status
     if status < 500 or isinstance(error, Overloaded):
         return problem(status, str(error), kind=kind)
@@ -125,11 +126,26 @@ async def _fanfold_error(request: Request, error: Exception) -> JSONResponse:
     return problem(503, f"{server} cannot do its part at the moment; try again", kind=kind)
 
 
+def _document(status: int, detail: str, kind: str) -> Problem:
+    return Problem(
+        type=f"urn:fanfold:problem:{kind}",
+        title=kind.replace("-", " ").capitalize(),
+        status=status,
+        detail=detail.encode("utf-8", "backslashreplace").decode(),
+    )
+
+
+def _kind_of(error: FanfoldError) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
+
+
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     status = 400 if any(one["type"] == "json_invalid" for one in found) else 422
-    return problem(status, "; ".join(_sentence(one) for one in found))
+    sentences = [_sentence(one) for one in found[:ERRORS_SHOWN_MAX]]
+    more = [f"and {len(found) - ERRORS_SHOWN_MAX} more"] if len(found) > ERRORS_SHOWN_MAX else []
+    return problem(status, "; ".join(sentences + more))
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
@@ -166,6 +182,8 @@ def _sentence(error: dict[str, Any]) -> str:
         return f"{shown(name)} is not a field of this request"
     if kind == "model_attributes_type":
         return "the body must be a JSON object, sent as Content-Type: application/json"
+    if kind == "too_long":
+        return f"{name} has more than {error['ctx']['max_length']} items, which is the most of one request"
     if kind == "value_error":
         return f"{name} is {shown(error['input'])}, but must be {error['ctx']['error']}"
     return f"{name} is {shown(error['input'])}, but must be {_rule(error)}"

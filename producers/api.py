@@ -1,103 +1,97 @@
-"""The writing routes: users, tweets, following. Next: publish.py."""
+"""The writing routes: users, tweets, following, blocking. Each is safe to repeat. Next: publish.py."""
 
-from typing import Annotated
+import asyncio
+from typing import Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Response
 
 from infra.http_access import Writing, check_acts_for
 from infra.http_answers import TweetAnswer, UserAnswer, tweet_answer, user_answer
 from infra.http_document import PUBLIC
-from infra.http_input import Id, OpenStores
-from infra.http_problems import documented
+from infra.http_problems import RETRY_AFTER_S, documented
 from infra.tokens import Scope
-from producers.publish import NewTweet, Publisher
+from producers import api_batches
+from producers.api_parts import ThePublisher, room_for_writes
+from producers.api_requests import Key, OtherId, TweetId, TweetRequest, UserId, UserRequest
+from producers.publish import NewTweet
 
-router = APIRouter(responses=documented(422, 503))
+router = APIRouter(responses=documented(422, 503), dependencies=[Depends(room_for_writes)])
+router.include_router(api_batches.router)
 
-UserId = Annotated[Id, Path(alias="id", description="A user's id.")]
-OtherId = Annotated[Id, Path(alias="other", description="The id of the user who is followed.")]
-TweetId = Annotated[Id, Path(alias="id", description="A tweet's id.")]
+DELETE_WITHIN_S = 5.0  # some ten thousand tweets and follows; what is left goes later
 
-
-class UserRequest(BaseModel):
-    """A user to create."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"handle": "ada"}]})
-
-    handle: str = Field(description="1 to 30 letters, digits or underscores.")
-    id: Id | None = Field(None, description="Made when it is left out.")
-
-
-class TweetRequest(BaseModel):
-    """A tweet to post. A retweet has no text and no `reply_to` of its own."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"text": "Hello"}]})
-
-    text: str | None = Field(None, description="1 to 280 characters after NFC.")
-    reply_to: Id | None = Field(None, description="The tweet that this one answers.")
-    retweet_of: Id | None = Field(None, description="The tweet that this one repeats.")
+_EMPTY: dict[str, Any] = {"status_code": 204, "response_class": Response}
+_LOCATION = {"Location": {"description": "Where it can be read.", "schema": {"type": "string"}}}
+_CREATED: dict[int | str, dict[str, Any]] = {201: {"headers": _LOCATION}}
+_BEGUN: dict[int | str, dict[str, Any]] = {
+    202: {
+        "description": "Nobody finds the user any more; his tweets and follows go within minutes",
+        "headers": {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}},
+    }
+}
 
 
-async def publisher_of(request: Request, stores: OpenStores) -> Publisher:
-    """The app's one publisher: its ids come from one sequence. On the event loop, so it is made once."""
-    state = request.app.state
-    if not hasattr(state, "publisher"):
-        state.publisher = Publisher(stores)
-    publisher = state.publisher
-    assert isinstance(publisher, Publisher)
-    return publisher
-
-
-ThePublisher = Annotated[Publisher, Depends(publisher_of)]
-
-
-@router.post("/users", status_code=201, tags=["users"], responses=documented(400, 409, 413), openapi_extra=PUBLIC)
-def create_user(new: UserRequest, publisher: ThePublisher, response: Response) -> UserAnswer:
+@router.post(
+    "/users", status_code=201, tags=["users"], responses=_CREATED | documented(400, 409, 413), openapi_extra=PUBLIC
+)
+def create_user(new: UserRequest, publisher: ThePublisher, key: Key, response: Response) -> UserAnswer:
     """Create a user."""
-    user = publisher.create_user(new.handle, new.id)
+    user = publisher.create_user(new.handle, new.id, key)
     response.headers["Location"] = f"/v1/users/{user.id}"
     return user_answer(user)
 
 
-@router.post("/tweets", status_code=201, tags=["tweets"], responses=documented(400, 403, 404, 413))
-def post(new: TweetRequest, access: Writing, publisher: ThePublisher, response: Response) -> TweetAnswer:
+@router.delete("/users/{id}", **_EMPTY, tags=["users"], responses=_BEGUN | documented(403, 404))
+def delete_user(user_id: UserId, access: Writing, publisher: ThePublisher) -> Response:
+    """Delete a user with his tweets and follows. At once nobody finds him and his tokens are refused. Needs scope
+    write."""
+    check_acts_for(access, user_id)
+    if publisher.delete_user(user_id, limit_s=DELETE_WITHIN_S).complete:
+        return Response(status_code=204)
+    return Response(status_code=202, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+@router.post("/tweets", status_code=201, tags=["tweets"], responses=_CREATED | documented(400, 403, 404, 409, 413))
+async def post(
+    new: TweetRequest, access: Writing, publisher: ThePublisher, key: Key, response: Response
+) -> TweetAnswer:
     """Post a tweet, an answer or a retweet as the token's user. Needs scope write."""
-    tweet = publisher.post(NewTweet(access.user_id, new.text or "", new.reply_to, new.retweet_of))
+    wanted = NewTweet(access.user_id, new.text or "", new.reply_to, new.retweet_of, key)
+    tweet = await asyncio.wrap_future(publisher.submit(wanted))  # no thread waits: many requests share a transaction
     response.headers["Location"] = f"/v1/tweets/{tweet.id}"
     return tweet_answer(tweet)
 
 
-@router.delete(
-    "/tweets/{id}", status_code=204, response_class=Response, tags=["tweets"], responses=documented(403, 404)
-)
+@router.delete("/tweets/{id}", **_EMPTY, tags=["tweets"], responses=documented(403, 404))
 def delete(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
-    """Delete a tweet of the token's user, with scope admin anybody's; after the answer no read shows it. Deleting again
-    is safe. Needs scope write."""
+    """Delete a tweet of the token's user, with scope admin anybody's; after the answer no read shows it. Needs scope
+    write."""
     publisher.delete(tweet_id, None if access.may(Scope.ADMIN) else access.user_id)
 
 
-@router.put(
-    "/users/{id}/following/{other}",
-    status_code=204,
-    response_class=Response,
-    tags=["users"],
-    responses=documented(403, 404, 409),
-)
+@router.put("/users/{id}/following/{other}", **_EMPTY, tags=["users"], responses=documented(403, 404))
 def follow(user_id: UserId, other_id: OtherId, access: Writing, publisher: ThePublisher) -> None:
-    """A user follows another one from now on. Needs scope write."""
+    """A user follows another one from now on. Refused (403) while either blocks the other. Needs scope write."""
     check_acts_for(access, user_id)
     publisher.follow(user_id, other_id)
 
 
-@router.delete(
-    "/users/{id}/following/{other}",
-    status_code=204,
-    response_class=Response,
-    tags=["users"],
-    responses=documented(403, 404, 409),
-)
+@router.delete("/users/{id}/following/{other}", **_EMPTY, tags=["users"], responses=documented(403, 404))
 def unfollow(user_id: UserId, other_id: OtherId, access: Writing, publisher: ThePublisher) -> None:
     """A user no longer follows another one. Needs scope write."""
     check_acts_for(access, user_id)
     publisher.unfollow(user_id, other_id)
+
+
+@router.put("/users/{id}/blocking/{other}", **_EMPTY, tags=["users"], responses=documented(403, 404))
+def block(user_id: UserId, other_id: OtherId, access: Writing, publisher: ThePublisher) -> None:
+    """A user blocks another one: neither follows the other from now on. Needs scope write."""
+    check_acts_for(access, user_id)
+    publisher.block(user_id, other_id)
+
+
+@router.delete("/users/{id}/blocking/{other}", **_EMPTY, tags=["users"], responses=documented(403, 404))
+def unblock(user_id: UserId, other_id: OtherId, access: Writing, publisher: ThePublisher) -> None:
+    """A user no longer blocks another one; who followed before does not follow again by it. Needs scope write."""
+    check_acts_for(access, user_id)
+    publisher.unblock(user_id, other_id)

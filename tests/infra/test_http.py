@@ -1,5 +1,6 @@
 """The HTTP API's frame without servers: every error is a problem document, and bodies are bounded."""
 
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,11 +18,16 @@ from infra.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    Overloaded,
     RedisUnavailable,
     Superseded,
     TokenLost,
+    Unauthenticated,
 )
-from infra.http_frame import BODY_BYTES_MAX
+from infra.http_frame import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
+from infra.ids import ID_MAX
+from producers.api_requests import FOLLOWS_MAX, TWEETS_MAX
+from producers.rules import TEXT_MAX
 from tests.http_client import Client, client_without_servers, problem_of
 
 SECRET = "postgresql://user:secret@db"
@@ -49,6 +55,8 @@ def failing(client: Client, error: Exception) -> Client:
         (NotFound("user 1 does not exist"), 404, "not-found"),
         (Forbidden("not yours"), 403, "forbidden"),
         (Conflict("taken"), 409, "conflict"),
+        (Unauthenticated("who?"), 401, "unauthenticated"),
+        (Overloaded("events wait"), 503, "overloaded"),
     ],
 )
 def test_an_error_that_the_caller_can_mend_is_said_in_full(
@@ -89,17 +97,33 @@ def test_a_wrong_method_is_told_the_methods_of_all_routes_of_its_path(client: Cl
     assert response.headers["allow"] == "GET, DELETE"
 
 
-def test_a_body_that_says_it_is_too_large_is_refused(client: Client) -> None:
-    response = client.post("/v1/users", content=b"x" * (BODY_BYTES_MAX + 1))
-    assert str(BODY_BYTES_MAX) in problem_of(response, 413)
+LIMITS = [
+    ("/v1/users", BODY_BYTES_MAX),
+    ("/v1/tweets", BODY_BYTES_MAX),
+    ("/v1/tweets:batch", BATCH_BODY_BYTES_MAX["/tweets:batch"]),
+    ("/v1/users/1/following:batch", BATCH_BODY_BYTES_MAX["/following:batch"]),
+]
 
 
-def test_a_body_that_turns_out_too_large_is_refused(client: Client) -> None:
+@pytest.mark.parametrize(("path", "bytes_max"), LIMITS)
+def test_a_body_that_says_it_is_too_large_is_refused(client: Client, path: str, bytes_max: int) -> None:
+    for size in (bytes_max + 1, 10_000_000):
+        assert f"larger than {bytes_max} bytes" in problem_of(client.post(path, content=b"x" * size), 413)
+
+
+@pytest.mark.parametrize(("path", "bytes_max"), LIMITS)
+def test_a_body_that_turns_out_too_large_is_refused(client: Client, path: str, bytes_max: int) -> None:
     async def pieces() -> AsyncIterator[bytes]:
-        for _ in range(BODY_BYTES_MAX // 1024 + 1):
+        for _ in range(bytes_max // 1024 + 1):
             yield b"x" * 1024
 
-    problem_of(client.post("/v1/users", content=pieces()), 413)
+    assert f"larger than {bytes_max} bytes" in problem_of(client.post(path, content=pieces()), 413)
+
+
+def test_the_largest_batch_fits_its_limit() -> None:
+    tweet = {"text": "\N{GRINNING FACE}" * TEXT_MAX, "reply_to": str(ID_MAX), "author_id": str(ID_MAX)}
+    assert len(json.dumps({"tweets": [tweet] * TWEETS_MAX})) < BATCH_BODY_BYTES_MAX["/tweets:batch"]
+    assert len(json.dumps({"ids": [str(ID_MAX)] * FOLLOWS_MAX})) < BATCH_BODY_BYTES_MAX["/following:batch"]
 
 
 def test_a_body_of_just_the_limit_is_read(client: Client) -> None:
@@ -147,7 +171,7 @@ def test_metrics_are_in_the_format_of_prometheus(client: Client) -> None:
 def test_the_document_describes_every_answer_and_every_error_as_a_problem(client: Client) -> None:
     document = client.get("/openapi.json").json()
     operations = [one for methods in document["paths"].values() for one in methods.values()]
-    assert len(operations) == 14
+    assert len(operations) == 19
     for operation in operations:
         assert operation["description"]
         for status, response in operation["responses"].items():

@@ -14,14 +14,22 @@ PUBLIC = [
     ("GET", "/v1/users/1/following"),
 ]
 READING = [("GET", "/v1/timelines/home")]
-WRITING = [
-    ("POST", "/v1/tweets"),
-    ("DELETE", "/v1/tweets/1"),
+FOR_A_USER = [
     ("PUT", "/v1/users/1/following/2"),
     ("DELETE", "/v1/users/1/following/2"),
+    ("PUT", "/v1/users/1/blocking/2"),
+    ("DELETE", "/v1/users/1/blocking/2"),
+    ("DELETE", "/v1/users/1"),
 ]
-FOR_A_USER = [("PUT", "/v1/users/1/following/2"), ("DELETE", "/v1/users/1/following/2")]
-BODIES = {"/v1/users": {"handle": "ada"}, "/v1/tweets": {"text": "Hello"}}
+WRITING = [("POST", "/v1/tweets"), ("DELETE", "/v1/tweets/1"), *FOR_A_USER]
+ADMINISTRATION = [("POST", "/v1/tweets:batch"), ("POST", "/v1/users/1/following:batch")]
+NEEDED = dict.fromkeys(READING, READ) | dict.fromkeys(WRITING, WRITE) | dict.fromkeys(ADMINISTRATION, ADMIN)
+BODIES = {
+    "/v1/users": {"handle": "ada"},
+    "/v1/tweets": {"text": "Hello"},
+    "/v1/tweets:batch": {"tweets": [{"text": "Hello"}]},
+    "/v1/users/1/following:batch": {"ids": ["2"]},
+}
 
 NEVER_MADE = "ff_1_" + "A" * 43
 
@@ -45,10 +53,9 @@ def test_what_is_public_needs_no_token(client: Client, method: str, path: str) -
     ask(client, method, path, {}, 503)
 
 
-@pytest.mark.parametrize(("method", "path"), READING + WRITING)
+@pytest.mark.parametrize(("method", "path"), NEEDED)
 def test_everything_else_needs_one(client: Client, method: str, path: str) -> None:
-    scope = READ if (method, path) in READING else WRITE
-    assert f"a token with scope {scope}" in ask(client, method, path, {}, 401)
+    assert f"a token with scope {NEEDED[method, path]}" in ask(client, method, path, {}, 401)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +91,12 @@ def test_a_revoked_token_is_refused_by_the_next_request(client: Client) -> None:
     ask(client, "POST", "/v1/tweets", bearing(text), 401)
 
 
-@pytest.mark.parametrize(("method", "path"), READING + WRITING)
+@pytest.mark.parametrize(("method", "path"), NEEDED)
 def test_a_token_without_the_scope_is_told_which_one_it_lacks(client: Client, method: str, path: str) -> None:
-    lacking, had = (READ, WRITE) if (method, path) in READING else (WRITE, READ)
-    detail = ask(client, method, path, client.acting(1, had), 403)
-    assert detail == f"this needs a token with scope {lacking}, and the token that was given has {had}"
+    needed = NEEDED[method, path]
+    had = {READ: [WRITE], WRITE: [READ], ADMIN: [READ, WRITE]}[needed]
+    detail = ask(client, method, path, client.acting(1, *had), 403)
+    assert detail == f"this needs a token with scope {needed}, and the token that was given has {', '.join(had)}"
 
 
 @pytest.mark.parametrize("scopes", [(WRITE,), (READ, WRITE), (ADMIN,)])
@@ -102,3 +110,19 @@ def test_a_user_acts_as_himself_only_unless_the_token_has_admin(client: Client, 
     detail = ask(client, method, path, client.acting(2, READ, WRITE), 403)
     assert detail.startswith("the token acts as user 2 and not as user 1")
     ask(client, method, path, client.acting(2, ADMIN), 503)
+
+
+@pytest.mark.parametrize(("method", "path"), ADMINISTRATION)
+def test_admin_may_send_batches(client: Client, method: str, path: str) -> None:
+    ask(client, method, path, client.acting(1, ADMIN), 503)
+
+
+def test_these_are_all_routes(client: Client) -> None:
+    document = client.get("/openapi.json").json()["paths"]
+    open_to_all = {("GET", "/v1/users/1/timeline"), ("GET", "/v1/tweets/1"), *PUBLIC}
+    for path, operations in document.items():
+        for method, operation in operations.items():
+            if path.startswith("/v1/"):
+                known = (method.upper(), path.format(id=1, other=2))
+                assert known in NEEDED or known in open_to_all
+                assert ({} in operation["security"]) == (known in open_to_all)

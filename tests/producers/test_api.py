@@ -1,10 +1,14 @@
 """What the writing routes refuse before they ask a server."""
 
 import json
+from typing import Any
 
 import pytest
 
+from infra.http_problems import ERRORS_SHOWN_MAX
 from infra.ids import ID_MAX
+from infra.tokens import Scope
+from producers.api_requests import FOLLOWS_MAX, TWEETS_MAX
 from tests.http_client import Client, client_without_servers, problem_of
 
 JSON = {"content-type": "application/json"}
@@ -36,9 +40,16 @@ def client() -> Client:
     ],
 )
 def test_an_id_that_is_none_is_refused_and_named(client: Client, given: object, named: str) -> None:
-    for field in ("reply_to", "retweet_of"):
-        response = client.post("/v1/tweets", json={"text": "Hello", field: given}, headers=client.acting(1))
-        detail = problem_of(response, 422)
+    tweet, users, batch = "/v1/tweets", "/v1/users", "/v1/tweets:batch"
+    requests = [
+        (tweet, {"text": "Hello", "reply_to": given}, "reply_to"),
+        (tweet, {"retweet_of": given}, "retweet_of"),
+        (users, {"handle": "ada", "id": given}, "id"),
+        (batch, {"tweets": [{"text": "Hello"}, {"text": "Hello", "author_id": given}]}, "tweets.1.author_id"),
+        ("/v1/users/1/following:batch", {"ids": ["2", given]}, "ids.1"),
+    ]
+    for path, body, field in requests:
+        detail = problem_of(client.post(path, json=body, headers=client.acting(1, Scope.ADMIN)), 422)
         assert detail.startswith(f"{field} is {named}")
         assert "a whole number from 1 to" in detail
 
@@ -52,7 +63,10 @@ def test_an_id_may_be_text_or_a_number(client: Client, given: object) -> None:
 def test_an_id_in_the_path_that_is_none_is_refused(client: Client, given: str) -> None:
     for method, path in [
         ("DELETE", "/v1/tweets/{}"),
+        ("DELETE", "/v1/users/{}"),
         ("PUT", "/v1/users/{}/following/2"),
+        ("PUT", "/v1/users/{}/blocking/2"),
+        ("DELETE", "/v1/users/1/blocking/{}"),
         ("DELETE", "/v1/users/1/following/{}"),
     ]:
         problem_of(client.request(method, path.format(given), headers=client.acting(1)), 422)
@@ -110,8 +124,50 @@ def test_a_body_without_its_type_is_refused(client: Client) -> None:
     assert "application/json" in problem_of(response, 422)
 
 
-def test_nobody_follows_himself(client: Client) -> None:
-    assert "himself" in problem_of(client.put("/v1/users/1/following/1", headers=client.acting(1)), 422)
+@pytest.mark.parametrize("what", ["following", "blocking"])
+def test_nobody_follows_or_blocks_himself(client: Client, what: str) -> None:
+    assert "himself" in problem_of(client.put(f"/v1/users/1/{what}/1", headers=client.acting(1)), 422)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/users", {"handle": "ada"}),
+        ("/v1/tweets", {"text": "Hello"}),
+        ("/v1/tweets:batch", {"tweets": [{"text": "Hello"}]}),
+        ("/v1/users/1/following:batch", {"ids": ["2"]}),
+    ],
+)
+@pytest.mark.parametrize("key", [b"", b"a b", b"a\tb", b"x" * 256, "k\u00e9y".encode(), b"\xff"])
+def test_an_idempotency_key_that_breaks_the_rule_is_refused(
+    client: Client, path: str, body: object, key: bytes
+) -> None:
+    headers: dict[Any, Any] = {**client.acting(1, Scope.ADMIN), "Idempotency-Key": key}
+    assert "1 to 255 visible ASCII characters" in problem_of(client.post(path, json=body, headers=headers), 422)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "item", "items_max"),
+    [
+        ("/v1/tweets:batch", "tweets", {"text": "x"}, TWEETS_MAX),
+        ("/v1/users/1/following:batch", "ids", "2", FOLLOWS_MAX),
+    ],
+)
+def test_a_batch_with_more_items_than_the_limit_is_refused(
+    client: Client, path: str, field: str, item: object, items_max: int
+) -> None:
+    headers = client.acting(1, Scope.ADMIN)
+    problem_of(client.post(path, json={field: [item] * items_max}, headers=headers), 503)
+    detail = problem_of(client.post(path, json={field: [item] * (items_max + 1)}, headers=headers), 422)
+    assert detail == f"{field} has more than {items_max} items, which is the most of one request"
+
+
+def test_of_many_errors_the_first_ones_are_told(client: Client) -> None:
+    headers = client.acting(1, Scope.ADMIN)
+    response = client.post("/v1/users/1/following:batch", json={"ids": ["x"] * FOLLOWS_MAX}, headers=headers)
+    detail = problem_of(response, 422)
+    assert detail.startswith("ids.0 is 'x'")
+    assert detail.endswith(f"and {FOLLOWS_MAX - ERRORS_SHOWN_MAX} more")
 
 
 def test_a_retweet_with_words_of_its_own_is_refused(client: Client) -> None:
