@@ -117,6 +117,28 @@ def latency(
 
 
 @group.command()
+def publish(
+    context: typer.Context,
+    tweets: Annotated[int, typer.Option(min=1_000, max=10_000_000, help="Tweets by post_many, each time.")] = 50_000,
+    seconds: Annotated[float, typer.Option(min=1, max=3_600, help="Length of each phase of single posts.")] = 20.0,
+    workers: Workers = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tweets a second by post_many, by single posts and over HTTP, durable, beside the limits of the same run.
+
+    For authors without followers and for authors with 100 each. A comparison of all timelines with the database ends
+    it; without a clean one there is no figure.
+    """
+    from benchmarks.publish import Options, PublishBench, print_publish
+
+    ground = _ground(settings_of(context), workers, running=False, beside_other_data=False)
+    report = _measured(ground, lambda opened: PublishBench(Options(tweets, seconds, workers), opened).run())
+    _show(report, print_publish, as_json)
+    if not report.audit.clean:
+        raise CheckFailed("the audit found differences, so there is no figure")
+
+
+@group.command()
 def index(
     context: typer.Context,
     users: Annotated[int, typer.Option(min=100, max=100_000_000, help="Users; many of them are followed.")] = 1_000_000,

@@ -63,6 +63,12 @@ def wake_relay(engine: sa.Engine) -> None:
         connection.execute(_WAKE, {"channel": CHANNEL, "shard": SHARD})
 
 
+def is_empty(engine: sa.Engine) -> bool:
+    """Whether all events were sent."""
+    with reading(engine) as connection:
+        return connection.execute(sa.text("SELECT FROM outbox LIMIT 1")).first() is None
+
+
 def unsent(engine: sa.Engine) -> int:
     """Events that no relay has sent yet."""
     with reading(engine) as connection:
