@@ -20,7 +20,17 @@ from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.read_timeline import TimelineReader
 from infra.composition import Stores, stores
-from infra.events import Activity, ActivityType, decode_activity, encode_activity
+from infra.events import (
+    DELIVERY_VERSION,
+    VERSION,
+    Activity,
+    ActivityType,
+    DeliveryKind,
+    decode_activity,
+    encode_activity,
+    encode_deliveries,
+    one_chunk,
+)
 from infra.kafka import committed_offsets, producer_config
 from infra.readiness import EXIT_NOT_AGAIN
 from infra.settings import Settings
@@ -40,6 +50,7 @@ APPLIED_S = 90.0
 STOPPED_S = 10.0
 LARGEST_BYTES = 20_000_000  # what the logs are made to take
 EVENT = encode_activity(Activity(ActivityType.POSTED, 1, 2, 3)).encode()
+DELIVERY = encode_deliveries([one_chunk(DeliveryKind.DELIVER, 5, 6, [1])])
 PADDED_EVENT = EVENT[:-1] + b',"padding":"' + b"x" * 2_000_000 + b'"}'
 
 Place = tuple[str, int, int]  # topic, partition, offset
@@ -48,8 +59,8 @@ Place = tuple[str, int, int]  # topic, partition, offset
 BAD: Mapping[str, Mapping[str, bytes | None]] = {
     "undecodable bytes": {"activity": b"\xff\xfe not an event", "deliveries": b"\x01\xff"},
     "an unknown version": {
-        "activity": b'{"version":2,"type":"posted","author_id":"1","tweet_id":"2","published_ms":3}',
-        "deliveries": b"\x02" + bytes(26),
+        "activity": b'{"version":%d,"type":"posted","author_id":"1","tweet_id":"2","published_ms":3}' % (VERSION + 1),
+        "deliveries": bytes([DELIVERY_VERSION + 1]) + DELIVERY[1:],
     },
     "2,000,000 bytes": dict.fromkeys(("activity", "deliveries"), b"\x01" * 2_000_000),
     "2 MiB": dict.fromkeys(("activity", "deliveries"), b"{" * (2 << 20)),
