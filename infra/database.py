@@ -4,15 +4,18 @@ Locks, in this order: key 0 shared for every publish and activation (exclusive f
 ascending. So an import has the table to itself for one batch, and no two transactions can deadlock.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from infra.errors import AuthorBusy, DatabaseUnavailable
 
@@ -25,6 +28,8 @@ NETWORK: dict[str, Any] = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
 }
+PING_AFTER_S = 1.0  # of idling in the pool
+_USED_S = "fanfold_used_s"
 LOCK_TIMEOUT_MS = 5_000  # a frozen publisher must not block its author for longer
 AUTHOR_LOCKS_MAX = 500  # of one transaction: PostgreSQL's lock table is small
 IMPORT_LOCK = 0  # users have ids above 0, so no author's lock has this key
@@ -34,13 +39,30 @@ def make_engine(url: str) -> sa.Engine:
     """An engine with a bounded pool. Opens no connection yet."""
     if url.startswith("postgresql://"):
         url = "postgresql+psycopg://" + url.removeprefix("postgresql://")
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         pool_size=POOL_CONNECTIONS_MAX,
         max_overflow=0,
-        pool_pre_ping=True,
         connect_args={"application_name": "fanfold", **NETWORK},
     )
+    sa.event.listen(engine, "checkin", _note_use)
+    sa.event.listen(engine, "checkout", partial(_ping_if_idle, engine.dialect))
+    return engine
+
+
+def _note_use(_: object, record: ConnectionPoolEntry) -> None:
+    record.info[_USED_S] = time.monotonic()
+
+
+def _ping_if_idle(dialect: sa.Dialect, driver: Any, record: ConnectionPoolEntry, _: object) -> None:
+    """So that a restart of the server is met with a new connection: one that is in constant use tells by itself, and
+    a ping each time would double the round trips of small calls."""
+    used_s = record.info.get(_USED_S)
+    if used_s is not None and time.monotonic() - used_s > PING_AFTER_S:
+        try:
+            dialect.do_ping(driver)
+        except psycopg.Error as error:
+            raise DisconnectionError(str(error)) from error
 
 
 @contextmanager

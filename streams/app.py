@@ -26,7 +26,7 @@ from streams.batches import work_in_batches
 from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetters
 from streams.deliver import Deliverer, Received, apply_together, receive
-from streams.fan_out import FanOut, pack_messages
+from streams.fan_out import FanOut, pack_messages, read_facts
 from streams.handling import Handling, Together, Work, until_done
 from streams.in_order import InOrderConsumer
 from streams.progress import PROGRESS, Place, Run
@@ -216,12 +216,13 @@ class FanOutWork:
             self._producer = None
 
     def _send(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> None:
-        length = self.parts.timelines.live.timeline_entries
         self._settle([(first.partition, first.generation_id) for first, _ in run])
+        length = self.parts.timelines.live.timeline_entries
+        facts = read_facts(self.parts.engine, [event for _, decoded in run for event in decoded], length)
         chunks = [
             chunk
             for first, decoded in run
-            for chunk in self._fan_out(first.partition, first.generation_id).plan(decoded, length)
+            for chunk in self._fan_out(first.partition, first.generation_id).plan(decoded, facts, length)
         ]
         if not chunks:
             return

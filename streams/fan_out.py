@@ -171,11 +171,11 @@ class FanOut:
         self._engine = engine
         self._index = FollowerIndex(engine)
 
-    def plan(self, events: Sequence[Activity], length: int) -> list[Chunk]:
+    def plan(self, events: Sequence[Activity], facts: Facts, length: int) -> list[Chunk]:
         """What a batch asks for. Idempotent by the timelines: a batch sent twice inserts, removes, merges the same."""
-        self._delete_retweets([event.other_id for event in events if event.type is ActivityType.DELETED])
-        facts = read_facts(self._engine, events, length)
-        self._index.set_all_following(changes_by_author(facts.following))
+        mine = {(event.author_id, event.other_id) for event in events if not _fans_out(event)}
+        following = {pair: follows for pair, follows in facts.following.items() if pair in mine}
+        self._index.set_all_following(changes_by_author(following))
         targeted = {event.author_id for event in events if event.author_id not in facts.pull and _fans_out(event)}
         followers = self._index.get_all(targeted)
         chunks: list[Chunk] = []
@@ -187,28 +187,26 @@ class FanOut:
         """Drops the index."""
         self._index.close()
 
-    def _delete_retweets(self, tweet_ids: Sequence[int]) -> None:
-        """Deletes the retweets of deleted tweets, with an event each, so that each is retracted in its author's log."""
-        while tweet_ids and _delete_some_retweets(self._engine, tweet_ids):
-            outbox.wake_relay(self._engine)
-
 
 def read_facts(engine: sa.Engine, events: Sequence[Activity], length: int) -> Facts:
-    """One look at the database for a whole batch."""
+    """One look at the database for a whole round, of several partitions at times; first the retweets of what was
+    deleted are deleted as well."""
+    _delete_retweets(engine, [event.other_id for event in events if event.type is ActivityType.DELETED])
     posted = [event.other_id for event in events if event.type is ActivityType.POSTED]
     pairs = [(event.author_id, event.other_id) for event in events if not _fans_out(event)]
     with reading(engine) as connection:
-        pull = connection.execute(_PULL, {"ids": list({event.author_id for event in events})}).scalars()
-        live = connection.execute(_LIVE, {"ids": posted}).scalars() if posted else ()
+        authors = list({event.author_id for event in events})
+        found = connection.execute(_PULL_AND_LIVE, {"authors": authors, "tweets": posted}).all()
+        pull, live = ({row.id for row in found if row.is_tweet is which} for which in (False, True))
         following: dict[tuple[int, int], bool] = {}
         newest: dict[int, Sequence[int]] = {}
         if pairs:
             rows = connection.execute(_PAIRS, {"authors": [a for a, _ in pairs], "followers": [f for _, f in pairs]})
             now = {(author, follower) for author, follower in rows}
             following = {pair: pair in now for pair in pairs}
-            authors = list({author for author, _ in now})
-            found = connection.execute(_NEWEST, {"ids": authors, "limit": length + 1})
-            newest = {row[0]: row[1] for row in found}
+            followed = list({author for author, _ in now})
+            newest_rows = connection.execute(_NEWEST, {"ids": followed, "limit": length + 1})
+            newest = {row[0]: row[1] for row in newest_rows}
         return Facts(frozenset(live), frozenset(pull), following, newest)
 
 
@@ -229,6 +227,12 @@ def _fans_out(event: Activity) -> bool:
     return event.type in (ActivityType.POSTED, ActivityType.DELETED)
 
 
+def _delete_retweets(engine: sa.Engine, tweet_ids: Sequence[int]) -> None:
+    """Deletes the retweets of deleted tweets, with an event each, so that each is retracted in its author's log."""
+    while tweet_ids and _delete_some_retweets(engine, tweet_ids):
+        outbox.wake_relay(engine)
+
+
 def _delete_some_retweets(engine: sa.Engine, tweet_ids: Sequence[int]) -> int:
     with reading(engine) as connection:
         found = connection.execute(_RETWEETS, {"ids": list(tweet_ids), "limit": AUTHOR_LOCKS_MAX}).all()
@@ -241,8 +245,13 @@ def _delete_some_retweets(engine: sa.Engine, tweet_ids: Sequence[int]) -> int:
     return len(found)
 
 
-_PULL = sa.text("SELECT id FROM users WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'pull'")
-_LIVE = sa.text("SELECT id FROM live_tweets WHERE id = ANY (CAST(:ids AS bigint[]))")
+_PULL_AND_LIVE = sa.text(
+    """
+    SELECT id, false AS is_tweet FROM users WHERE id = ANY (CAST(:authors AS bigint[])) AND status = 'pull'
+    UNION ALL
+    SELECT id, true FROM live_tweets WHERE id = ANY (CAST(:tweets AS bigint[]))
+    """
+)
 _PAIRS = sa.text(
     """
     SELECT author_id, follower_id FROM follows
