@@ -1,9 +1,11 @@
 """The HTTP API's frame without servers: every error is a problem document, and bodies are bounded."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -168,22 +170,49 @@ def test_metrics_are_in_the_format_of_prometheus(client: Client) -> None:
     assert "# TYPE python_info gauge" in response.text
 
 
+def operations(client: Client) -> dict[str, dict[str, Any]]:
+    paths = client.get("/openapi.json").json()["paths"]
+    return {f"{method} {path}": one for path, methods in paths.items() for method, one in methods.items()}
+
+
 def test_the_document_describes_every_answer_and_every_error_as_a_problem(client: Client) -> None:
-    document = client.get("/openapi.json").json()
-    operations = [one for methods in document["paths"].values() for one in methods.values()]
-    assert len(operations) == 19
-    for operation in operations:
-        assert operation["description"]
+    found = operations(client)
+    assert len(found) == 19
+    for name, operation in found.items():
+        assert operation["description"], name
         for status, response in operation["responses"].items():
             if int(status) >= 400:
-                schema = response["content"]["application/problem+json"]["schema"]
-                assert schema == {"$ref": "#/components/schemas/Problem"}
-    assert {"Problem", "TweetAnswer", "UserAnswer"} <= document["components"]["schemas"].keys()
-    assert all(document["components"]["schemas"][name]["examples"] for name in ("Problem", "TweetAnswer", "UserAnswer"))
+                assert set(response["content"]) == {"application/problem+json"}, name
+                content = response["content"]["application/problem+json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+                assert content["example"]["status"] == int(status)
 
 
-def test_the_documentation_is_a_page(client: Client) -> None:
-    assert "text/html" in client.get("/docs").headers["content-type"]
+def test_the_document_has_an_example_of_every_request_and_answer(client: Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name, operation in operations(client).items():
+        bodies = [operation["requestBody"]] if "requestBody" in operation else []
+        for body in bodies + list(operation["responses"].values()):
+            for content in body.get("content", {}).values():
+                schema = schemas.get(content["schema"].get("$ref", "").rpartition("/")[2], {})
+                assert "example" in content or schema.get("examples"), name
+
+
+def test_limits_and_what_to_wait_for_are_in_the_document(client: Client) -> None:
+    for name, operation in operations(client).items():
+        for status, response in operation["responses"].items():
+            headers = response.get("headers", {}).keys()
+            assert ("RateLimit-Limit" in headers) == ("/v1/" in name)
+            assert ("Retry-After" in headers) == (status in {"202", "206", "429", "503"})
+            assert ("WWW-Authenticate" in headers) == (status == "401")
+
+
+def test_the_documentation_is_a_page_that_needs_no_other_site(client: Client) -> None:
+    page = client.get("/docs")
+    assert "text/html" in page.headers["content-type"]
+    assert "//" not in "".join(re.findall(r'(?:src|href)="([^"]*)"', page.text))
+    for path in re.findall(r'(?:src|href)="(/[^"]*)"', page.text):
+        assert client.get(path).status_code == 200
 
 
 def test_other_commands_do_not_import_fastapi() -> None:
