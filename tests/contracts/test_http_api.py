@@ -18,7 +18,7 @@ from infra.shard_map import CLUSTERS
 from infra.timelines import Kind, Timelines, new_token
 from infra.tweet_bodies import TweetBodies
 from infra.write_through import WriteThrough
-from tests.http_client import NOBODY_LISTENS, Client, always, client_of, problem_of
+from tests.http_client import NOBODY_LISTENS, Client, always, bearing, client_of, problem_of
 
 UNKNOWN = 9_000_000_000_000_000_001  # above all ids that tests make
 
@@ -251,7 +251,11 @@ def test_a_process_with_its_servers_is_ready(client: Client) -> None:
 
 def test_without_the_database_requests_are_put_off(stores: Stores) -> None:
     client = client_of(replace(stores, engine=make_engine(NOBODY_LISTENS)))
-    for response in (client.get("/v1/users/1"), client.post("/v1/users", json={"handle": "ada"})):
+    for response in (
+        client.get("/v1/users/1"),
+        client.post("/v1/users", json={"handle": "ada"}),
+        client.get("/v1/timelines/home", headers=bearing("ff_1_" + "A" * 43)),
+    ):
         assert problem_of(response, 503).startswith("PostgreSQL")
         assert response.headers["retry-after"] == "1"
     assert problem_of(client.get("/readyz"), 503) == "PostgreSQL does not answer"
