@@ -26,9 +26,12 @@ from infra.errors import (
     TokenLost,
     Unauthenticated,
 )
+from infra.http import GATHERED_CONNECTIONS_MAX
+from infra.http_access import CHECKS_AT_ONCE
 from infra.http_frame import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
 from infra.ids import ID_MAX
 from producers.api_requests import FOLLOWS_MAX, TWEETS_MAX
+from producers.publish import POSTS_AT_ONCE, WAITING_MAX
 from producers.rules import TEXT_MAX
 from tests.http_client import Client, client_without_servers, problem_of
 
@@ -120,6 +123,10 @@ def test_a_body_that_turns_out_too_large_is_refused(client: Client, path: str, b
             yield b"x" * 1024
 
     assert f"larger than {bytes_max} bytes" in problem_of(client.post(path, content=pieces()), 413)
+
+
+def test_what_works_outside_the_routes_threads_has_its_share_of_the_pool() -> None:
+    assert CHECKS_AT_ONCE + POSTS_AT_ONCE + WAITING_MAX <= GATHERED_CONNECTIONS_MAX
 
 
 def test_the_largest_batch_fits_its_limit() -> None:
