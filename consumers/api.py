@@ -3,14 +3,14 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import URL
 
 from consumers.read_timeline import Page, State, TimelineReader
 from consumers.read_tweet import read_tweet
 from infra import social
 from infra.http_access import Reading
-from infra.http_answers import TweetAnswer, UserAnswer, id_text, tweet_answer, user_answer
+from infra.http_answers import TWEET_EXAMPLE, USER_EXAMPLE, TweetAnswer, UserAnswer, id_text, tweet_answer, user_answer
 from infra.http_document import PUBLIC
 from infra.http_input import CursorId, Id, OpenStores
 from infra.http_problems import RETRY_AFTER_S, documented
@@ -27,6 +27,10 @@ TweetId = Annotated[Id, Path(alias="id", description="A tweet's id.")]
 class TimelineAnswer(BaseModel):
     """A page of a timeline, newest first. `next_max_id` is null when there is nothing older."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"tweets": [TWEET_EXAMPLE], "next_max_id": None, "state": "complete"}]}
+    )
+
     tweets: list[TweetAnswer]
     next_max_id: str | None
     state: State
@@ -34,6 +38,8 @@ class TimelineAnswer(BaseModel):
 
 class UsersAnswer(BaseModel):
     """A page of users, the highest id first. `next_max_id` is null when no more follow."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"users": [USER_EXAMPLE], "next_max_id": "1007"}]})
 
     users: list[UserAnswer]
     next_max_id: str | None

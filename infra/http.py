@@ -26,7 +26,8 @@ from infra.tokens import Access, Tokens
 
 ROUTE_GROUP = "fanfold.routes"
 PREFIX = "/v1"
-THREADS = POOL_CONNECTIONS_MAX  # a route holds at most one connection at a time, so none waits for the pool
+GATHERED_CONNECTIONS_MAX = 8  # token checks 2, posts 2, posts that wait for an author 4
+THREADS = POOL_CONNECTIONS_MAX - GATHERED_CONNECTIONS_MAX  # each holds one connection at most: none waits for the pool
 
 
 class ChecksTokens(Protocol):

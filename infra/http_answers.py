@@ -5,8 +5,8 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-_USER: JsonValue = {"id": "1007", "handle": "ada"}
-_TWEET: JsonValue = {
+USER_EXAMPLE: JsonValue = {"id": "1007", "handle": "ada"}
+TWEET_EXAMPLE: JsonValue = {
     "id": "3799912185593856000",
     "author_id": "1007",
     "text": "Hello",
@@ -46,7 +46,7 @@ class StoredTweet(Protocol):
 class UserAnswer(BaseModel):
     """A user."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_USER]})
+    model_config = ConfigDict(json_schema_extra={"examples": [USER_EXAMPLE]})
 
     id: str
     handle: str
@@ -63,7 +63,7 @@ class Counts(BaseModel):
 class TweetAnswer(BaseModel):
     """A live tweet. A retweet repeats the original's text."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_TWEET]})
+    model_config = ConfigDict(json_schema_extra={"examples": [TWEET_EXAMPLE]})
 
     id: str
     author_id: str

@@ -1,8 +1,17 @@
-"""The OpenAPI document, which /docs shows: what is the same for many routes is said here once."""
+"""The OpenAPI document, which /docs shows: what is the same for many routes is said here once.
 
+The page's script and styles come from this server, so that it needs no public site.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
 
 from infra.http_problems import Problem
 
@@ -17,6 +26,8 @@ on), `limit` for how many; the `Link` header has the neighbouring pages. Errors 
 Requests under `/v1` are limited by client address and by token: `RateLimit-Limit` is what can be had at once,
 `RateLimit-Remaining` what is left of it, `RateLimit-Reset` in how many seconds all of it is there again.
 """
+
+DOCS = "/docs"
 
 PUBLIC: dict[str, Any] = {"security": [{}]}  # a route's `openapi_extra`: it takes a token, and needs none
 
@@ -37,7 +48,16 @@ class HttpApi(FastAPI):
     """FastAPI whose document knows our problems and the headers that all answers have."""
 
     def __init__(self, **given: Any) -> None:
-        super().__init__(title="Fanfold", description=DESCRIPTION, redoc_url=None, redirect_slashes=False, **given)
+        super().__init__(
+            title="Fanfold",
+            description=DESCRIPTION,
+            docs_url=None,  # FastAPI's own page is of a public site
+            redoc_url=None,
+            redirect_slashes=False,
+            **given,
+        )
+        self.mount(f"{DOCS}/files", StaticFiles(directory=_docs_files()))
+        self.add_route(DOCS, _docs_page)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; made once."""
@@ -49,6 +69,24 @@ class HttpApi(FastAPI):
                     _add_headers(operation["responses"], limited=path.startswith("/v1/"))
         assert self.openapi_schema is not None
         return self.openapi_schema
+
+
+async def _docs_page(_: Request) -> HTMLResponse:
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Fanfold",
+        swagger_js_url=f"{DOCS}/files/swagger-ui-bundle.js",
+        swagger_css_url=f"{DOCS}/files/swagger-ui.css",
+        swagger_favicon_url="data:,",
+    )
+
+
+def _docs_files() -> Path:
+    """Swagger UI's files. The package's own code is not run: it would add pages that we do not have."""
+    package = find_spec("fastapi_offline")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "static"
 
 
 def _add_headers(responses: dict[str, Any], limited: bool) -> None:

@@ -1,9 +1,11 @@
 """For those who run the server: is it alive, can it serve, and its metrics."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from fastapi import APIRouter, HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from infra.composition import Stores
@@ -19,12 +21,18 @@ router = APIRouter(tags=["health"])
 class Alive(BaseModel):
     """The process answers."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "alive", "reasons": []}]})
+
     status: str = "alive"
     reasons: list[str] = []
 
 
 class Ready(BaseModel):
     """What the server can serve with: the Redis clusters that answer, and the shard map's epoch."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "ready", "reasons": [], "clusters": ["a", "b", "c"], "epoch": 1}]}
+    )
 
     status: str = "ready"
     reasons: list[str] = []
@@ -54,7 +62,12 @@ def readyz(stores: OpenStores) -> Ready:
     return Ready(clusters=clusters, epoch=epoch)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": 'fanfold_misses_total{kind="home"} 7.0'}}}
+}
+
+
+@router.get("/metrics", response_class=Response, responses=_METRICS)
 def metrics() -> Response:
     """Metrics in Prometheus's format."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

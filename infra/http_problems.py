@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
@@ -45,6 +45,17 @@ KINDS = {
     500: "internal-error",
     503: "unavailable",
 }
+EXAMPLES = {
+    400: "the body is not JSON: Expecting value at character 11",
+    401: "the token is unknown or revoked, or its user was deleted",
+    403: "this needs a token with scope write, and the token that was given has read",
+    404: "user 1007 does not exist",
+    409: "the handle 'ada' is taken",
+    413: "the body is larger than 65536 bytes, which is the most that is taken here",
+    422: "handle is 'a b', but must be 1 to 30 letters, digits or underscores",
+    429: "more than 200 requests a second with this token; try again in a moment",
+    503: "PostgreSQL cannot do its part at the moment; try again",
+}
 SERVERS: Mapping[type[FanfoldError], str] = {
     DatabaseUnavailable: "PostgreSQL",
     KafkaUnavailable: "Kafka",
@@ -57,19 +68,6 @@ log = structlog.get_logger()
 
 class Problem(BaseModel):
     """What every error is answered with. `type` is stable; `detail` is a sentence about this one request."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:fanfold:problem:not-found",
-                    "title": "Not found",
-                    "status": 404,
-                    "detail": "user 1007 does not exist",
-                }
-            ]
-        }
-    )
 
     type: str
     title: str
@@ -94,9 +92,16 @@ def problem_of(error: UseError) -> Problem:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """These problems as the OpenAPI document names them in a route's `responses`."""
-    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
-        status: {"description": KINDS[status].replace("-", " ").capitalize(), "content": {MEDIA_TYPE: schema}}
+        status: {
+            "description": KINDS[status].replace("-", " ").capitalize(),
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "example": _document(status, EXAMPLES[status], KINDS[status]).model_dump(),
+                }
+            },
+        }
         for status in statuses
     }
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from infra.http_input import Id
 from producers.idempotency import check_key
+from producers.rules import HANDLE
 
 TWEETS_MAX = 500  # of one batch: one transaction, and 2 MB of JSON at most
 FOLLOWS_MAX = 5_000  # of one batch: ten transactions of some 0.1 s
@@ -15,6 +16,7 @@ UserId = Annotated[Id, Path(alias="id", description="A user's id.")]
 OtherId = Annotated[Id, Path(alias="other", description="Another user's id.")]
 TweetId = Annotated[Id, Path(alias="id", description="A tweet's id.")]
 
+_HANDLE: dict[str, JsonValue] = {"pattern": f"^{HANDLE.pattern}$"}
 _TWEETS: list[JsonValue] = [
     {"text": "Hello"},
     {"text": "And to you", "reply_to": "3799912185593856000"},
@@ -30,7 +32,7 @@ class UserRequest(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"handle": "ada"}, {"handle": "ada", "id": "1007"}]}
     )
 
-    handle: str = Field(description="1 to 30 letters, digits or underscores.")
+    handle: str = Field(description="1 to 30 letters, digits or underscores.", json_schema_extra=_HANDLE)
     id: Id | None = Field(None, description="Made when it is left out.")
 
 

@@ -20,6 +20,7 @@ from infra.timelines import Timelines
 from infra.topics import create_topics
 from infra.zookeeper import ZooKeeper
 from producers.publish import Publisher
+from tests.http_client import close_clients
 from tests.services import Services, running_services
 
 TEMPLATE = "fanfold_template"
@@ -33,6 +34,13 @@ def logs_of_this_test() -> Iterator[None]:
     structlog.reset_defaults()
     logging.root.handlers = handlers
     logging.root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def clients_of_this_test() -> Iterator[None]:
+    """Clients of the HTTP API are closed as its server would close them."""
+    yield
+    close_clients()
 
 
 @pytest.fixture(scope="session")

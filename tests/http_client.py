@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from infra.composition import Stores
 from infra.database import make_engine
-from infra.errors import Unauthenticated
+from infra.errors import Unauthenticated, ZooKeeperUnavailable
 from infra.http import create_app
 from infra.http_problems import MEDIA_TYPE
 from infra.live_settings import LiveSettings
@@ -20,11 +20,13 @@ from infra.shard_map import ShardMap
 from infra.timelines import Timelines
 from infra.tokens import DEFAULT_SCOPES, Access, Scope, Tokens
 from infra.write_through import WriteThrough
-from infra.zookeeper import Watched
+from infra.zookeeper import Watched, ZooKeeper
 
 NOBODY_LISTENS = "postgresql://postgres@127.0.0.1:1/none"
 
 T = TypeVar("T")
+
+_OPEN: "list[Client]" = []
 
 
 class MakesTokens(Protocol):
@@ -66,6 +68,10 @@ class Client:
         self._address = address
         self._made: dict[tuple[int, tuple[Scope, ...]], str] = {}
 
+    def close(self) -> None:
+        """What the server does at its end."""
+        self.app.state.parts.close()
+
     def acting(self, user_id: int, *scopes: Scope) -> dict[str, str]:
         """The header of a user who acts, by default with the default scopes; one token for all his requests."""
         key = (user_id, scopes)
@@ -101,14 +107,25 @@ class Client:
 
 
 def client_of(stores: Stores, settings: Settings = Settings()) -> Client:
-    """A client of the API over these stores."""
-    return Client(create_app(stores, settings), Tokens(stores.engine))
+    """A client of the API over these stores; closed at the end of the test."""
+    return _opened(Client(create_app(stores, settings), Tokens(stores.engine)))
 
 
 def client_without_servers(settings: Settings = Settings()) -> Client:
     """A client whose requests are refused before a server is asked, or answered 503. Any user may have tokens."""
     tokens = MemoryTokens()
-    return Client(create_app(unreachable_stores(), settings, tokens), tokens)
+    return _opened(Client(create_app(unreachable_stores(), settings, tokens), tokens))
+
+
+def close_clients() -> None:
+    """Closes the clients of a test."""
+    while _OPEN:
+        _OPEN.pop().close()
+
+
+def _opened(client: Client) -> Client:
+    _OPEN.append(client)
+    return client
 
 
 def unreachable_stores() -> Stores:
@@ -117,7 +134,16 @@ def unreachable_stores() -> Stores:
     clusters = RedisClusters(always(ShardMap(1, {}, {})))
     live = always(LiveSettings(rate_per_token=0, rate_per_address=0))
     timelines, write_through = Timelines(clusters, live), WriteThrough(clusters, live)
-    return Stores(make_engine(NOBODY_LISTENS), absent, clusters, timelines, absent, clusters, write_through)
+    zookeeper = cast(ZooKeeper, AbsentZooKeeper())
+    return Stores(make_engine(NOBODY_LISTENS), zookeeper, clusters, timelines, absent, clusters, write_through)
+
+
+class AbsentZooKeeper:
+    """One that never answers."""
+
+    def owns(self, path: str) -> bool:
+        """As `ZooKeeper.owns`."""
+        raise ZooKeeperUnavailable(f"nobody was asked for {path}")
 
 
 def always(value: T) -> Watched[T]:

@@ -72,6 +72,7 @@ def test_it_serves_once_it_says_so_and_ends_soon_after_a_signal(
         with httpx.Client(base_url=f"http://127.0.0.1:{free_port}") as client:
             assert client.get("/readyz").status_code == 200
             assert client.post("/v1/users", json={"handle": "ada"}).status_code == 201
+            assert client.post("/v1/users", content=b"x" * 10_000_000).status_code == 413
             code, took_s = stopped(process, number)
         assert code == 0
         assert took_s < STOPPED_WITHIN_S

@@ -14,11 +14,12 @@ from consumers import read_timeline
 from infra.composition import Stores
 from infra.database import make_engine
 from infra.redis_clusters import RedisClusters
+from infra.settings import Settings
 from infra.shard_map import CLUSTERS
 from infra.timelines import Kind, Timelines, new_token
 from infra.tweet_bodies import TweetBodies
 from infra.write_through import WriteThrough
-from tests.http_client import NOBODY_LISTENS, Client, always, client_of, problem_of
+from tests.http_client import NOBODY_LISTENS, Client, always, bearing, client_of, problem_of
 
 UNKNOWN = 9_000_000_000_000_000_001  # above all ids that tests make
 
@@ -31,16 +32,19 @@ def client(stores: Stores) -> Client:
 
 
 @pytest.fixture
-def without_redis(stores: Stores) -> Iterator[Client]:
-    """A client of a process that no Redis node answers."""
+def stores_without_redis(stores: Stores) -> Iterator[Stores]:
+    """What a process has that no Redis node answers."""
     known = stores.clusters.shard_map
-
     nowhere = replace(known, addresses=dict.fromkeys(known.addresses, "redis://127.0.0.1:1"))
-    clusters = RedisClusters(always(nowhere))
-    live, bodies = stores.timelines._live, TweetBodies(clusters, stores.engine)
-    timelines, write_through = Timelines(clusters, live), WriteThrough(clusters, live)
-    yield client_of(Stores(stores.engine, stores.zookeeper, clusters, timelines, bodies, clusters, write_through))
+    clusters, live = RedisClusters(always(nowhere)), stores.timelines._live
+    bodies, timelines = TweetBodies(clusters, stores.engine), Timelines(clusters, live)
+    yield Stores(stores.engine, stores.zookeeper, clusters, timelines, bodies, clusters, WriteThrough(clusters, live))
     clusters.close()
+
+
+@pytest.fixture
+def without_redis(stores_without_redis: Stores) -> Client:
+    return client_of(stores_without_redis)
 
 
 def post(client: Client, author_id: int, text: str = "Hello", **more: Any) -> str:
@@ -251,7 +255,11 @@ def test_a_process_with_its_servers_is_ready(client: Client) -> None:
 
 def test_without_the_database_requests_are_put_off(stores: Stores) -> None:
     client = client_of(replace(stores, engine=make_engine(NOBODY_LISTENS)))
-    for response in (client.get("/v1/users/1"), client.post("/v1/users", json={"handle": "ada"})):
+    for response in (
+        client.get("/v1/users/1"),
+        client.post("/v1/users", json={"handle": "ada"}),
+        client.get("/v1/timelines/home", headers=bearing("ff_1_" + "A" * 43)),
+    ):
         assert problem_of(response, 503).startswith("PostgreSQL")
         assert response.headers["retry-after"] == "1"
     assert problem_of(client.get("/readyz"), 503) == "PostgreSQL does not answer"
@@ -266,6 +274,12 @@ def test_without_redis_tweets_are_taken_and_timelines_put_off(without_redis: Cli
     assert problem_of(response, 503).startswith("Redis")
     assert response.headers["retry-after"] == "1"
     assert problem_of(client.get("/readyz"), 503) == "no Redis cluster answers"
+
+
+def test_without_redis_and_so_without_limits_requests_are_put_off_if_it_is_set(stores_without_redis: Stores) -> None:
+    client = client_of(stores_without_redis, Settings(rate_limit_without_redis="closed"))
+    assert "no rate limit can be checked" in problem_of(client.get("/v1/users/1"), 503)
+    assert client.get("/healthz").status_code == 200
 
 
 def test_a_delete_that_reaches_no_cache_is_put_off_and_can_be_repeated(

@@ -1,9 +1,11 @@
 """The HTTP API's frame without servers: every error is a problem document, and bodies are bounded."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -24,9 +26,12 @@ from infra.errors import (
     TokenLost,
     Unauthenticated,
 )
+from infra.http import GATHERED_CONNECTIONS_MAX
+from infra.http_access import CHECKS_AT_ONCE
 from infra.http_frame import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
 from infra.ids import ID_MAX
 from producers.api_requests import FOLLOWS_MAX, TWEETS_MAX
+from producers.publish import POSTS_AT_ONCE, WAITING_MAX
 from producers.rules import TEXT_MAX
 from tests.http_client import Client, client_without_servers, problem_of
 
@@ -120,6 +125,10 @@ def test_a_body_that_turns_out_too_large_is_refused(client: Client, path: str, b
     assert f"larger than {bytes_max} bytes" in problem_of(client.post(path, content=pieces()), 413)
 
 
+def test_what_works_outside_the_routes_threads_has_its_share_of_the_pool() -> None:
+    assert CHECKS_AT_ONCE + POSTS_AT_ONCE + WAITING_MAX <= GATHERED_CONNECTIONS_MAX
+
+
 def test_the_largest_batch_fits_its_limit() -> None:
     tweet = {"text": "\N{GRINNING FACE}" * TEXT_MAX, "reply_to": str(ID_MAX), "author_id": str(ID_MAX)}
     assert len(json.dumps({"tweets": [tweet] * TWEETS_MAX})) < BATCH_BODY_BYTES_MAX["/tweets:batch"]
@@ -168,22 +177,49 @@ def test_metrics_are_in_the_format_of_prometheus(client: Client) -> None:
     assert "# TYPE python_info gauge" in response.text
 
 
+def operations(client: Client) -> dict[str, dict[str, Any]]:
+    paths = client.get("/openapi.json").json()["paths"]
+    return {f"{method} {path}": one for path, methods in paths.items() for method, one in methods.items()}
+
+
 def test_the_document_describes_every_answer_and_every_error_as_a_problem(client: Client) -> None:
-    document = client.get("/openapi.json").json()
-    operations = [one for methods in document["paths"].values() for one in methods.values()]
-    assert len(operations) == 19
-    for operation in operations:
-        assert operation["description"]
+    found = operations(client)
+    assert len(found) == 19
+    for name, operation in found.items():
+        assert operation["description"], name
         for status, response in operation["responses"].items():
             if int(status) >= 400:
-                schema = response["content"]["application/problem+json"]["schema"]
-                assert schema == {"$ref": "#/components/schemas/Problem"}
-    assert {"Problem", "TweetAnswer", "UserAnswer"} <= document["components"]["schemas"].keys()
-    assert all(document["components"]["schemas"][name]["examples"] for name in ("Problem", "TweetAnswer", "UserAnswer"))
+                assert set(response["content"]) == {"application/problem+json"}, name
+                content = response["content"]["application/problem+json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+                assert content["example"]["status"] == int(status)
 
 
-def test_the_documentation_is_a_page(client: Client) -> None:
-    assert "text/html" in client.get("/docs").headers["content-type"]
+def test_the_document_has_an_example_of_every_request_and_answer(client: Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name, operation in operations(client).items():
+        bodies = [operation["requestBody"]] if "requestBody" in operation else []
+        for body in bodies + list(operation["responses"].values()):
+            for content in body.get("content", {}).values():
+                schema = schemas.get(content["schema"].get("$ref", "").rpartition("/")[2], {})
+                assert "example" in content or schema.get("examples"), name
+
+
+def test_limits_and_what_to_wait_for_are_in_the_document(client: Client) -> None:
+    for name, operation in operations(client).items():
+        for status, response in operation["responses"].items():
+            headers = response.get("headers", {}).keys()
+            assert ("RateLimit-Limit" in headers) == ("/v1/" in name)
+            assert ("Retry-After" in headers) == (status in {"202", "206", "429", "503"})
+            assert ("WWW-Authenticate" in headers) == (status == "401")
+
+
+def test_the_documentation_is_a_page_that_needs_no_other_site(client: Client) -> None:
+    page = client.get("/docs")
+    assert "text/html" in page.headers["content-type"]
+    assert "//" not in "".join(re.findall(r'(?:src|href)="([^"]*)"', page.text))
+    for path in re.findall(r'(?:src|href)="(/[^"]*)"', page.text):
+        assert client.get(path).status_code == 200
 
 
 def test_other_commands_do_not_import_fastapi() -> None:
