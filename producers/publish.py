@@ -5,23 +5,23 @@ The steps are in posting.py, following.py and erasing.py. Next: relay.py.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import TypeVar
 
 import sqlalchemy as sa
 
 from infra import outbox, social
 from infra.composition import Stores
-from infra.database import AUTHOR_LOCKS_MAX, lock_authors, transaction, try_lock_authors
+from infra.database import lock_authors, transaction, try_lock_authors
 from infra.errors import AuthorBusy, InvalidInput, UseError
 from infra.gathering import Gathering
 from infra.paging import Cursor
 from infra.social import UserPage
 from infra.tweet_bodies import Body
 from producers import following, users
+from producers.batches import authors_of, in_batches, name_of, need_all, parts_of
 from producers.deleting import delete_tweet
 from producers.erasing import Erased, Eraser, Progress
 from producers.following import Pair
@@ -39,9 +39,6 @@ POSTS_MAX = 100  # of one such transaction
 WAITING_MAX = 4  # posts that wait for an author whom another publisher has; with more of them callers wait
 ERASE_LIMIT_S = 3_600.0
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 
 def now_ms() -> int:
     """Unix time in milliseconds."""
@@ -50,16 +47,6 @@ def now_ms() -> int:
 
 def ignore_progress(_tweets: int, _follows: int) -> None:
     """For callers who do not show it."""
-
-
-def need_all(results: Sequence[T | UseError]) -> list[T]:
-    """The results of a batch in which nothing may have been refused; raises the first refusal."""
-    done: list[T] = []
-    for result in results:
-        if isinstance(result, UseError):
-            raise result
-        done.append(result)
-    return done
 
 
 class Publisher:
@@ -121,7 +108,7 @@ class Publisher:
     def post_many(self, tweets: Sequence[NewTweet]) -> list[Tweet | UseError]:
         """Many tweets, in this order, with a result for each. At most `AUTHOR_LOCKS_MAX` are one transaction; what a
         rule refuses changes nothing and holds up no other."""
-        return self._in_batches(tweets, checked, _authors_of, self._post_batch)
+        return in_batches(tweets, checked, authors_of, self._post_batch)
 
     def delete(self, tweet_id: int, acting_id: int | None = None) -> bool:
         """Deletes one tweet; when it returns, no read shows it. False when it was deleted before.
@@ -204,7 +191,7 @@ class Publisher:
     def _post_gathered(self, batch: Sequence[NewTweet]) -> Sequence[Tweet | Exception]:
         """The posts of several callers. Nobody waits here for somebody else's author: who is busy is told so."""
         results: dict[int, Tweet | UseError | AuthorBusy] = {}
-        for part in _parts(range(len(batch)), lambda at: _authors_of(batch[at]), lambda at: _name_of(batch[at])):
+        for part in parts_of(range(len(batch)), lambda at: authors_of(batch[at]), lambda at: name_of(batch[at])):
             with transaction(self._engine) as connection:
                 busy = try_lock_authors(connection, [batch[at].author_id for at in part])
                 results |= {at: AuthorBusy("somebody else has the lock") for at in part if batch[at].author_id in busy}
@@ -251,46 +238,7 @@ class Publisher:
                 outbox.wake_relay(self._engine)
             return results
 
-        return self._in_batches(pairs, check, lambda pair: pair, work)
-
-    def _in_batches(
-        self,
-        items: Sequence[T],
-        check: Callable[[T], T],
-        users_of: Callable[[T], Collection[int]],
-        work: Callable[[Sequence[T]], Sequence[R | UseError]],
-    ) -> list[R | UseError]:
-        results: dict[int, R | UseError] = {}
-        good: dict[int, T] = {}
-        for place, item in enumerate(items):
-            try:
-                good[place] = check(item)
-            except UseError as error:
-                results[place] = error
-        for part in _parts(list(good), lambda place: users_of(good[place]), lambda place: _name_of(good[place])):
-            results.update(zip(part, work([good[place] for place in part]), strict=True))
-        return [results[place] for place in range(len(items))]
-
-
-def _parts(
-    items: Sequence[T], users_of: Callable[[T], Collection[int]], name_of: Callable[[T], object]
-) -> Iterator[Sequence[T]]:
-    """Runs of at most `AUTHOR_LOCKS_MAX` items and users, in which no idempotency key stands twice."""
-    part: list[T] = []
-    users_in: set[int] = set()
-    names: set[object] = set()
-    for item in items:
-        name = name_of(item)
-        wider = users_in.union(users_of(item))
-        if len(part) == AUTHOR_LOCKS_MAX or len(wider) > AUTHOR_LOCKS_MAX or name in names:
-            yield part
-            part, names, wider = [], set(), set(users_of(item))
-        part.append(item)
-        users_in = wider
-        if name is not None:
-            names.add(name)
-    if part:
-        yield part
+        return in_batches(pairs, check, lambda pair: pair, work)
 
 
 def _settle(result: "Future[Tweet]", call: Callable[[], Tweet]) -> None:
@@ -298,14 +246,6 @@ def _settle(result: "Future[Tweet]", call: Callable[[], Tweet]) -> None:
         result.set_result(call())
     except Exception as error:  # noqa: BLE001 - its caller gets it and decides
         result.set_exception(error)
-
-
-def _authors_of(new: NewTweet) -> Collection[int]:
-    return (new.author_id,)
-
-
-def _name_of(item: object) -> object:
-    return (item.author_id, item.key) if isinstance(item, NewTweet) and item.key is not None else None
 
 
 def _checked_pair(pair: Pair) -> Pair:
