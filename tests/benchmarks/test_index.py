@@ -71,7 +71,8 @@ def test_a_small_run_reports_what_it_held_and_leaves_nothing(tmp_path: Path) -> 
 
 def test_an_interrupt_leaves_neither_files_nor_processes(tmp_path: Path) -> None:
     program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background shell ignores it
+        # A shell has what it starts in the background ignore interrupts.
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from pathlib import Path; from benchmarks.index import *; "
         "from infra.stack.progress import silent; "
         "run_index(IndexOptions(users=20_000, follows=200_000, runs=50), Path(sys.argv[1]), Watcher(), silent)"
