@@ -26,7 +26,7 @@ from infra.stack.status import read_status
 from producers.publish import NewTweet, Publisher
 
 CALLERS = 16  # of the open loop: so many posts may be under way
-CALLERS_OF_MAXIMUM = 8
+CALLERS_OF_MAXIMUM = 32  # posts share transactions: with fewer the callers wait, and not the system
 APPLIED_LIMIT_S = 600.0
 WARM_UP_S = 5.0  # before each phase: connections, plans and the follower index
 PERCENTILES = {"latency_ms_p50": 0.5, "latency_ms_p99": 0.99, "latency_ms_p999": 0.999}
