@@ -1,6 +1,6 @@
 """The activity log as a read-committed consumer sees it, from the start of a test."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,11 @@ class Relayed:
     @property
     def event_id(self) -> int:
         return int(self.headers["ce_id"])
+
+
+def other_ids(relayed: Iterable[Relayed]) -> list[int]:
+    """The tweets that they tell of, or the followers."""
+    return [message.event.other_id for message in relayed]
 
 
 @contextmanager

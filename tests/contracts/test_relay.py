@@ -18,7 +18,7 @@ from infra.settings import Settings
 from producers.outbox_watch import look
 from producers.publish import NewTweet, Publisher, need_all
 from producers.relay import RELAY_LOCK_CLASS, Ownership, Relay
-from tests.activity_log import reading_from_now
+from tests.activity_log import other_ids, reading_from_now
 from tests.waiting import wait_until
 
 MakeUsers = Callable[[int], list[int]]
@@ -62,7 +62,7 @@ def test_what_is_published_is_relayed_in_order_and_removed(
         second = publisher.post(NewTweet(author, "after a sleep")).id
         wait_until(lambda: outbox.unsent(engine) == 0)
 
-        assert [message.event.other_id for message in relayed()] == [*first, second]
+        assert other_ids(relayed()) == [*first, second]
 
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -122,7 +122,7 @@ def test_a_crash_between_commit_and_removal_sends_again_in_the_same_order(
         assert owner.step(producer) == 0
 
         messages = relayed()
-        assert [message.event.other_id for message in messages] == [*ids, *ids]
+        assert other_ids(messages) == [*ids, *ids]
         event_ids = [message.headers["ce_id"] for message in messages]
         assert event_ids == event_ids[:5] * 2
         assert len(set(event_ids)) == 5
@@ -143,7 +143,7 @@ def test_a_superseded_relay_cannot_get_its_buffer_in(
         assert outbox.unsent(engine) == 1
         owner.step(new)
 
-        assert [message.event.other_id for message in relayed()] == [tweet.id]
+        assert other_ids(relayed()) == [tweet.id]
 
 
 def test_one_relay_owns_the_outbox_until_its_session_ends(settings: Settings) -> None:
