@@ -29,6 +29,9 @@ RETRY_S = 0.5
 # One round of a healthy relay: opening its producer, a transaction that times out and its abort, and the database.
 ROUND_S = 3 * CALL_TIMEOUT_S + 15.0
 BUSY_STEPS_MIN = 3  # full looks in a row before publishers are spared the wake-up
+# A look steps over the index entries of rows that were removed since the last vacuum: 500,000 of them make it 2 ms
+# longer, and autovacuum comes once a minute. A vacuum of 50,000 takes some 5 ms.
+VACUUM_AFTER_ROWS = 50_000
 RELAY_LOCK_CLASS = 0x0FA0  # first key of the two-key advisory lock; the second is the shard
 
 log = structlog.get_logger()
@@ -42,6 +45,8 @@ _UNSENT = (
 )
 _SLEEP = "UPDATE relays SET sleeping = %(sleeping)s WHERE shard = %(shard)s AND sleeping <> %(sleeping)s"
 _REMOVE = sa.text("DELETE FROM outbox WHERE id = ANY (CAST(:ids AS bigint[]))")
+# It waits for nobody, and gives no space back: for that it would keep publishers out.
+_VACUUM = sa.text("VACUUM (SKIP_LOCKED, TRUNCATE FALSE, INDEX_CLEANUP ON) outbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,7 @@ class Relay:
         self._bootstrap = bootstrap
         self._ownership = Ownership(database_url)
         self._sleeping = False
+        self._removed = 0  # rows, since the last vacuum
         self._beat: Callable[[], None] = lambda: None
 
     def run(self, stop: threading.Event, health: Health) -> None:
@@ -192,8 +198,12 @@ class Relay:
     def _remove(self, ids: Sequence[int]) -> None:
         """What was sent goes whoever owns the outbox by now: were it on the lock's session, a relay whose every commit
         outlasts that would send one batch for ever."""
+        self._removed += len(ids)
         with reading(self._engine) as connection:
             connection.execute(_REMOVE, {"ids": list(ids)})
+            if self._removed >= VACUUM_AFTER_ROWS:
+                connection.execute(_VACUUM)
+                self._removed = 0
 
     def _sleep(self) -> None:
         """Says that it sleeps, looks once more, and only then waits: no commit falls between."""

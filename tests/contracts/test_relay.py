@@ -227,3 +227,30 @@ def test_the_outbox_is_as_old_as_its_oldest_unsent_event(
 
     owner.step(TransactionalProducer(settings.kafka_bootstrap, "test-relay-age"))
     assert look(engine) == (0, 0.0)
+
+
+def test_the_outbox_is_vacuumed_as_rows_are_removed(
+    owner: Relay,
+    engine: sa.Engine,
+    publisher: Publisher,
+    make_users: MakeUsers,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each look would step over everything that was sent since autovacuum came."""
+    monkeypatch.setattr(producers.relay, "VACUUM_AFTER_ROWS", 3)
+    [author] = make_users(1)
+    producer = TransactionalProducer(settings.kafka_bootstrap, "test-relay-vacuum")
+    for number in range(5):
+        publisher.post(NewTweet(author, f"{number}"))
+        assert owner.step(producer) == 1
+
+    wait_until(lambda: vacuums(engine) > 0)
+    assert vacuums(engine) == 1
+
+
+def vacuums(engine: sa.Engine) -> int:
+    """How often the outbox was vacuumed, but for autovacuum."""
+    with engine.connect() as connection:
+        counted = sa.text("SELECT vacuum_count FROM pg_stat_user_tables WHERE relname = 'outbox'")
+        return int(connection.execute(counted).scalar_one())
