@@ -6,6 +6,7 @@ Every producer partitions as Faust does (murmur2_random); librdkafka's own defau
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -111,8 +112,9 @@ class TransactionalProducer:
 
     def close(self) -> None:
         """Drops what is buffered; the broker aborts an open transaction."""
-        self._producer.purge()
-        self._producer.poll(0)
+        with suppress(KafkaException):  # a fenced producer raises again here what `send` has told already
+            self._producer.purge()
+            self._producer.poll(0)
 
     def _check(self, claim: Claim) -> None:
         """Before anything is in the log, since Faust reads what is not committed too."""
@@ -138,7 +140,7 @@ class TransactionalProducer:
                 )
                 return
             except BufferError:
-                self._producer.poll(POLL_S)  # the local queue is full: let it drain
+                self._run(lambda: self._producer.poll(POLL_S))  # the local queue is full: let it drain
             except KafkaException as error:
                 raise self._ours(error) from error
 

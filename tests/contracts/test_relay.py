@@ -3,61 +3,25 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
 import sqlalchemy as sa
-from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+import producers.relay
 from infra import outbox, trace
 from infra.database import lock_authors, transaction
-from infra.errors import Superseded
-from infra.events import Activity, ActivityType, decode_activity
+from infra.errors import DatabaseUnavailable, Superseded
+from infra.events import Activity, ActivityType
 from infra.health import Health, State
 from infra.kafka import TransactionalProducer
 from infra.settings import Settings
-from infra.topics import ACTIVITY
 from producers.outbox_watch import look
 from producers.publish import NewTweet, Publisher, need_all
 from producers.relay import RELAY_LOCK_CLASS, Ownership, Relay
+from tests.activity_log import other_ids, reading_from_now
+from tests.waiting import wait_until
 
 MakeUsers = Callable[[int], list[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Relayed:
-    """A message of the activity log."""
-
-    event: Activity
-    headers: dict[str, bytes]
-
-
-@contextmanager
-def reading_from_now(bootstrap: str) -> Iterator[Callable[[], list[Relayed]]]:
-    """A function that returns what was committed to the activity log since."""
-    consumer = Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": "test", "enable.auto.commit": False, "enable.partition.eof": True}
-    )
-    partitions = range(ACTIVITY.partitions)
-    starts = [
-        TopicPartition(ACTIVITY.name, one, consumer.get_watermark_offsets(TopicPartition(ACTIVITY.name, one))[1])
-        for one in partitions
-    ]
-
-    def read() -> list[Relayed]:
-        consumer.assign(starts)
-        found, open_ = [], set(partitions)
-        while open_:
-            message = consumer.poll(10)
-            assert message is not None, "Kafka did not answer within 10 s"
-            if message.error() is None:
-                found.append(Relayed(decode_activity(message.value()), dict(message.headers())))
-            elif message.error().code() == KafkaError._PARTITION_EOF:
-                open_.discard(message.partition())
-        return found
-
-    yield read
-    consumer.close()
 
 
 @contextmanager
@@ -74,18 +38,18 @@ def running(relay: Relay) -> Iterator[Health]:
         assert not thread.is_alive()
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 20) -> None:
-    done = threading.Event()
-    for _ in range(int(limit_s / 0.02)):
-        if condition():
-            return
-        done.wait(0.02)
-    raise AssertionError(f"not within {limit_s} s")
-
-
 @pytest.fixture
 def relay(engine: sa.Engine, settings: Settings) -> Relay:
     return Relay(engine, settings.database_url, settings.kafka_bootstrap)
+
+
+@pytest.fixture
+def owner(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """One that owns the outbox, for single steps, however long the test takes between them."""
+    monkeypatch.setattr(producers.relay, "_SESSION_OPTIONS", "")
+    assert relay._ownership.try_take()
+    yield relay
+    relay._ownership.give_back()
 
 
 def test_what_is_published_is_relayed_in_order_and_removed(
@@ -98,7 +62,7 @@ def test_what_is_published_is_relayed_in_order_and_removed(
         second = publisher.post(NewTweet(author, "after a sleep")).id
         wait_until(lambda: outbox.unsent(engine) == 0)
 
-        assert [message.event.other_id for message in relayed()] == [*first, second]
+        assert other_ids(relayed()) == [*first, second]
 
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -106,27 +70,27 @@ OTHER_TRACE = "00-0af7651916cd43dd8448eb211c80319c-b9c7c989f97918e1-00"
 
 
 def test_an_event_carries_the_trace_of_the_call_that_made_it(
-    relay: Relay, publisher: Publisher, settings: Settings, make_users: MakeUsers
+    owner: Relay, publisher: Publisher, settings: Settings, make_users: MakeUsers
 ) -> None:
     [author] = make_users(1)
     with reading_from_now(settings.kafka_bootstrap) as relayed:
         with trace.within(TRACE):
             publisher.post(NewTweet(author, "traced"))
         publisher.post(NewTweet(author, "not traced"))
-        relay.step(TransactionalProducer(settings.kafka_bootstrap, "test-trace"))
+        owner.step(TransactionalProducer(settings.kafka_bootstrap, "test-trace"))
 
         assert [message.headers.get("traceparent") for message in relayed()] == [TRACE.encode(), None]
 
 
 def test_events_written_together_keep_the_traces_of_their_own_calls(
-    relay: Relay, engine: sa.Engine, settings: Settings
+    owner: Relay, engine: sa.Engine, settings: Settings
 ) -> None:
     with reading_from_now(settings.kafka_bootstrap) as relayed:
         with trace.within(TRACE), transaction(engine) as connection:
             lock_authors(connection, [7])
             events = [Activity(ActivityType.POSTED, 7, tweet_id, 0) for tweet_id in (1, 2, 3)]
             outbox.append(connection, events, [OTHER_TRACE, None, TRACE])
-        relay.step(TransactionalProducer(settings.kafka_bootstrap, "test-traces"))
+        owner.step(TransactionalProducer(settings.kafka_bootstrap, "test-traces"))
 
         assert [(message.event.other_id, message.headers.get("ce_traceparent")) for message in relayed()] == [
             (1, OTHER_TRACE.encode()),
@@ -136,7 +100,7 @@ def test_events_written_together_keep_the_traces_of_their_own_calls(
 
 
 def test_a_crash_between_commit_and_removal_sends_again_in_the_same_order(
-    relay: Relay,
+    owner: Relay,
     publisher: Publisher,
     settings: Settings,
     make_users: MakeUsers,
@@ -151,21 +115,21 @@ def test_a_crash_between_commit_and_removal_sends_again_in_the_same_order(
     with reading_from_now(settings.kafka_bootstrap) as relayed:
         producer = TransactionalProducer(settings.kafka_bootstrap, "test-relay")
         with monkeypatch.context() as patch:
-            patch.setattr(relay, "_remove", die)
+            patch.setattr(owner, "_remove", die)
             with pytest.raises(OSError, match="before the removal"):
-                relay.step(producer)
-        assert relay.step(producer) == 5
-        assert relay.step(producer) == 0
+                owner.step(producer)
+        assert owner.step(producer) == 5
+        assert owner.step(producer) == 0
 
         messages = relayed()
-        assert [message.event.other_id for message in messages] == [*ids, *ids]
+        assert other_ids(messages) == [*ids, *ids]
         event_ids = [message.headers["ce_id"] for message in messages]
         assert event_ids == event_ids[:5] * 2
         assert len(set(event_ids)) == 5
 
 
 def test_a_superseded_relay_cannot_get_its_buffer_in(
-    relay: Relay, publisher: Publisher, engine: sa.Engine, settings: Settings, make_users: MakeUsers
+    owner: Relay, publisher: Publisher, engine: sa.Engine, settings: Settings, make_users: MakeUsers
 ) -> None:
     [author] = make_users(1)
     with reading_from_now(settings.kafka_bootstrap) as relayed:
@@ -174,11 +138,12 @@ def test_a_superseded_relay_cannot_get_its_buffer_in(
         tweet = publisher.post(NewTweet(author, "hello"))
 
         with pytest.raises(Superseded):
-            relay.step(old)
+            owner.step(old)
+        old.close()
         assert outbox.unsent(engine) == 1
-        relay.step(new)
+        owner.step(new)
 
-        assert [message.event.other_id for message in relayed()] == [tweet.id]
+        assert other_ids(relayed()) == [tweet.id]
 
 
 def test_one_relay_owns_the_outbox_until_its_session_ends(settings: Settings) -> None:
@@ -198,8 +163,8 @@ def test_a_frozen_owner_loses_the_outbox(settings: Settings, engine: sa.Engine) 
 
     wait_until(next_.try_take, limit_s=10)
 
-    frozen.ping()
-    assert frozen.lost.is_set()
+    with pytest.raises(DatabaseUnavailable):
+        frozen.unsent()
     next_.give_back()
     with engine.connect() as connection:
         held = connection.execute(
@@ -244,7 +209,7 @@ def test_a_relay_without_a_database_is_alive_and_not_ready(engine: sa.Engine, se
 
 
 def test_the_outbox_is_as_old_as_its_oldest_unsent_event(
-    engine: sa.Engine, publisher: Publisher, make_users: MakeUsers, relay: Relay, settings: Settings
+    engine: sa.Engine, publisher: Publisher, make_users: MakeUsers, owner: Relay, settings: Settings
 ) -> None:
     assert look(engine) == (0, 0.0)
     publisher.post_many([NewTweet(make_users(1)[0], f"{number}") for number in range(3)])
@@ -260,5 +225,32 @@ def test_the_outbox_is_as_old_as_its_oldest_unsent_event(
     assert unsent == 3
     assert 60 <= age_s < 90
 
-    relay.step(TransactionalProducer(settings.kafka_bootstrap, "test-relay-age"))
+    owner.step(TransactionalProducer(settings.kafka_bootstrap, "test-relay-age"))
     assert look(engine) == (0, 0.0)
+
+
+def test_the_outbox_is_vacuumed_as_rows_are_removed(
+    owner: Relay,
+    engine: sa.Engine,
+    publisher: Publisher,
+    make_users: MakeUsers,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each look would step over everything that was sent since autovacuum came."""
+    monkeypatch.setattr(producers.relay, "VACUUM_AFTER_ROWS", 3)
+    [author] = make_users(1)
+    producer = TransactionalProducer(settings.kafka_bootstrap, "test-relay-vacuum")
+    for number in range(5):
+        publisher.post(NewTweet(author, f"{number}"))
+        assert owner.step(producer) == 1
+
+    wait_until(lambda: vacuums(engine) > 0)
+    assert vacuums(engine) == 1
+
+
+def vacuums(engine: sa.Engine) -> int:
+    """How often the outbox was vacuumed, but for autovacuum."""
+    with engine.connect() as connection:
+        counted = sa.text("SELECT vacuum_count FROM pg_stat_user_tables WHERE relname = 'outbox'")
+        return int(connection.execute(counted).scalar_one())
