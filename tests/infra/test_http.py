@@ -214,6 +214,15 @@ def test_limits_and_what_to_wait_for_are_in_the_document(client: Client) -> None
             assert ("WWW-Authenticate" in headers) == (status == "401")
 
 
+def test_what_the_frame_itself_answers_is_in_the_document(client: Client) -> None:
+    for name, operation in operations(client).items():
+        if "/v1/" in name:
+            needed = {"401", "422", "429", "503"}
+            needed |= {"400", "413"} if "requestBody" in operation else set()
+            needed |= set() if {} in operation["security"] else {"403"}
+            assert needed <= operation["responses"].keys(), name
+
+
 def test_the_documentation_is_a_page_that_needs_no_other_site(client: Client) -> None:
     page = client.get("/docs")
     assert "text/html" in page.headers["content-type"]
