@@ -242,6 +242,8 @@ class Publisher:
 
 
 def _settle(result: "Future[Tweet]", call: Callable[[], Tweet]) -> None:
+    if not result.set_running_or_notify_cancel():
+        return  # its caller went away
     try:
         result.set_result(call())
     except Exception as error:  # noqa: BLE001 - its caller gets it and decides
