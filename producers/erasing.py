@@ -1,8 +1,9 @@
 """Erasing a user: the tweets, the follows both ways and the rest, in bounded batches with their events.
 
 The first transaction says that the user is deleted: from then on nobody finds him and he can do nothing. Each batch
-after it is repeatable, so whoever calls again goes on; the relay's housekeeping does so for those left behind. The row
-stays: an id is never given out twice.
+after it is repeatable, so whoever calls again goes on; the relay's housekeeping does so for those left behind. Several
+may erase one user at the same time: what one of them has read, another may have removed. The row stays: an id is never
+given out twice.
 """
 
 import time
@@ -47,7 +48,7 @@ class Eraser:
 
         Raises `NotFound`, and `RedisUnavailable` when a tombstone cannot be written: what was done stays done.
         """
-        if self._mark(user_id):
+        if self.hide(user_id):
             return Erased(0, 0, complete=True)
         removed = dict.fromkeys((self._erase_tweets, self._erase_following, self._erase_followers), 0)
         for step in removed:
@@ -58,12 +59,11 @@ class Eraser:
                 progress(tweets, sum(follows))
                 if time.monotonic() > until_s:
                     return Erased(tweets, sum(follows), complete=False)
-        self._finish(user_id)
         tweets, *follows = removed.values()
-        return Erased(tweets, sum(follows), complete=True)
+        return Erased(tweets, sum(follows), complete=self._finish(user_id))
 
-    def _mark(self, user_id: int) -> bool:
-        """True when the user is erased already."""
+    def hide(self, user_id: int) -> bool:
+        """The first step: from now on nobody finds the user. True when he is erased already. Raises `NotFound`."""
         with transaction(self._engine) as connection:
             lock_authors(connection, [user_id])
             row = connection.execute(_MARK, {"id": user_id}).one_or_none()
@@ -72,23 +72,31 @@ class Eraser:
         return row.erased_at is not None
 
     def _erase_tweets(self, user_id: int) -> int:
-        """Tombstones first: a batch that is not committed after them is one of a user whom nobody may read."""
-        with transaction(self._engine) as connection:
-            lock_authors(connection, [user_id])
-            gone = sorted(connection.execute(_TWEETS, {"id": user_id, "limit": BATCH_TWEETS_MAX}).scalars())
-            self._bodies.bury(gone)
-            now_ms = self._clock_ms()
-            outbox.append(connection, [Activity(ActivityType.DELETED, user_id, tweet, now_ms) for tweet in gone])
-        return len(gone)
+        """Tombstones first: a batch that is not committed after them is one of a user whom nobody may read. And outside
+        of the transaction: a node that hangs then holds up nobody who waits for the lock or a row."""
+        while ids := self._some(_TWEETS, user_id, BATCH_TWEETS_MAX):
+            self._bodies.bury(ids)
+            with transaction(self._engine) as connection:
+                lock_authors(connection, [user_id])
+                gone = sorted(connection.execute(_DELETE_TWEETS, {"ids": ids}).scalars())
+                now_ms = self._clock_ms()
+                outbox.append(connection, [Activity(ActivityType.DELETED, user_id, tweet, now_ms) for tweet in gone])
+            if gone:
+                return len(gone)
+        return 0
 
     def _erase_following(self, user_id: int) -> int:
+        while authors := self._some(_FOLLOWING, user_id, AUTHOR_LOCKS_MAX - 1):
+            with transaction(self._engine) as connection:
+                lock_authors(connection, authors, [user_id])
+                gone = remove_follows(connection, [(user_id, author) for author in authors], self._clock_ms())
+            if gone:
+                return len(gone)
+        return 0
+
+    def _some(self, statement: sa.TextClause, user_id: int, limit: int) -> list[int]:
         with reading(self._engine) as connection:
-            authors = connection.execute(_FOLLOWING, {"id": user_id, "limit": AUTHOR_LOCKS_MAX - 1}).scalars().all()
-        if not authors:
-            return 0
-        with transaction(self._engine) as connection:
-            lock_authors(connection, authors, [user_id])
-            return len(remove_follows(connection, [(user_id, author) for author in authors], self._clock_ms()))
+            return list(connection.execute(statement, {"id": user_id, "limit": limit}).scalars())
 
     def _erase_followers(self, user_id: int) -> int:
         with transaction(self._engine) as connection:
@@ -96,11 +104,15 @@ class Eraser:
             found = connection.execute(_FOLLOWERS, {"id": user_id, "limit": BATCH_FOLLOWERS_MAX}).scalars().all()
             return len(remove_follows(connection, [(follower, user_id) for follower in found], self._clock_ms()))
 
-    def _finish(self, user_id: int) -> None:
+    def _finish(self, user_id: int) -> bool:
+        """False when something is left: the mark that it is done makes everybody look no more."""
         with transaction(self._engine) as connection:
             lock_authors(connection, [user_id])
+            if connection.execute(_LEFT, {"id": user_id}).scalar_one():
+                return False
             for statement in _FINISH:
                 connection.execute(statement, {"id": user_id})
+        return True
 
 
 def left_behind(engine: sa.Engine, after_s: float) -> list[int]:
@@ -115,17 +127,26 @@ _MARK = sa.text(
 _LEFT_BEHIND = sa.text(
     "SELECT id FROM users WHERE deleted_at < now() - make_interval(secs => :seconds) AND erased_at IS NULL ORDER BY id"
 )
-_TWEETS = sa.text(
+_TWEETS = sa.text("SELECT id FROM tweets WHERE author_id = :id AND deleted_at IS NULL ORDER BY id LIMIT :limit")
+# The lowest id first, as whoever retweets locks them (posting.py).
+_DELETE_TWEETS = sa.text(
     """
     UPDATE tweets SET deleted_at = now(), text = NULL
     WHERE id IN (
-        SELECT id FROM tweets WHERE author_id = :id AND deleted_at IS NULL ORDER BY id LIMIT :limit FOR UPDATE
+        SELECT id FROM tweets WHERE id = ANY (CAST(:ids AS bigint[])) AND deleted_at IS NULL ORDER BY id FOR UPDATE
     )
     RETURNING id
     """
 )
 _FOLLOWING = sa.text("SELECT author_id FROM follows WHERE follower_id = :id ORDER BY author_id LIMIT :limit")
 _FOLLOWERS = sa.text("SELECT follower_id FROM follows WHERE author_id = :id ORDER BY follower_id LIMIT :limit")
+_LEFT = sa.text(
+    """
+    SELECT EXISTS (SELECT FROM tweets WHERE author_id = :id AND deleted_at IS NULL)
+        OR EXISTS (SELECT FROM follows WHERE follower_id = :id)
+        OR EXISTS (SELECT FROM follows WHERE author_id = :id)
+    """
+)
 _FINISH = (
     sa.text("DELETE FROM blocks WHERE blocker_id = :id OR blocked_id = :id"),
     sa.text("DELETE FROM idempotency_keys WHERE user_id = :id"),

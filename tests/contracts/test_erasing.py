@@ -1,18 +1,20 @@
 """Deleting a user on real servers: everything of his goes, as events, in batches that can be taken up again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import sqlalchemy as sa
 
 from consumers.read_tweet import read_tweet
 from infra.composition import Stores
+from infra.database import lock_authors, try_lock_authors
 from infra.errors import Conflict, NotFound, RedisUnavailable
 from infra.settings import Settings
+from infra.tweet_bodies import TweetBodies
 from producers import erasing
-from producers.erasing import Erased
+from producers.erasing import Erased, Eraser
 from producers.housekeeping import erase_left_behind, sweep_keys
-from producers.publish import NewTweet, Publisher, need_all
+from producers.publish import NewTweet, Publisher, Tweet, ignore_progress, need_all, now_ms
 from tests.contracts.test_publish import count, events
 
 MakeUsers = Callable[[int], list[int]]
@@ -80,6 +82,73 @@ def test_erasing_goes_on_where_it_was_left(
 
     assert seen == [2, 3]
     assert [kind for kind, _, _ in events(stores.engine)] == ["posted"] * 5 + ["deleted"] * 5
+
+
+@pytest.mark.parametrize("what", ["tweets", "following"])
+def test_an_eraser_whose_batch_another_one_removed_goes_on_with_the_next(
+    publisher: Publisher, stores: Stores, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Both have read the same batch; the other one is faster, and then stops."""
+    monkeypatch.setattr(erasing, "AUTHOR_LOCKS_MAX", 3)  # two follows a batch
+    monkeypatch.setattr(erasing, "BATCH_TWEETS_MAX", 2)
+    user, *authors = make_users(6)
+    if what == "tweets":
+        publisher.post_many([NewTweet(user, "hello") for _ in authors])
+    else:
+        publisher.follow_many([(user, author) for author in authors])
+    other, calls, outrun = Eraser(stores.engine, stores.bodies, now_ms), [0], list[Erased]()
+
+    def lock_after_the_other(connection: sa.Connection, locked: Sequence[int], others: Sequence[int] = ()) -> None:
+        calls[0] += 1
+        first_batch = others if what == "following" else calls[0] == 2  # the first lock is that of the mark
+        if first_batch and calls[0] < 10:
+            calls[0] = 10
+            outrun.append(other.erase(user, 0, ignore_progress))
+        lock_authors(connection, locked, others)
+
+    monkeypatch.setattr(erasing, "lock_authors", lock_after_the_other)
+    erased = publisher.delete_user(user)
+
+    assert outrun == [Erased(2, 0, complete=False) if what == "tweets" else Erased(0, 2, complete=False)]
+    assert erased == (Erased(3, 0, complete=True) if what == "tweets" else Erased(0, 3, complete=True))
+    assert count(stores.engine, "follows") == 0
+
+
+@pytest.mark.parametrize("step", ["_erase_tweets", "_erase_following", "_erase_followers"])
+def test_an_erasing_does_not_end_while_something_is_left(
+    publisher: Publisher, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    user, author = make_users(2)
+    publisher.post(NewTweet(user, "hello"))
+    publisher.follow_many([(user, author), (author, user)])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Eraser, step, lambda *_: 0)
+        assert not publisher.delete_user(user).complete
+    rest = publisher.delete_user(user)
+
+    assert (rest.tweets + rest.follows, rest.complete) == (1, True)
+
+
+def test_nobody_waits_for_an_erasing_whose_tombstones_take_long(
+    publisher: Publisher, stores: Stores, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they do when a node hangs."""
+    user, other = make_users(2)
+    tweet = publisher.post(NewTweet(user, "hello"))
+    bury, made = TweetBodies.bury, list[Tweet]()
+
+    def bury_late(bodies: TweetBodies, ids: Sequence[int]) -> None:
+        made.append(publisher.submit(NewTweet(other, retweet_of=tweet.id)).result(3))
+        with stores.engine.begin() as connection:
+            assert try_lock_authors(connection, [user, other]) == set()
+        bury(bodies, ids)
+
+    monkeypatch.setattr(TweetBodies, "bury", bury_late)
+    assert publisher.delete_user(user).complete
+
+    told = events(stores.engine)
+    assert told.index(("posted", other, made[0].id)) < told.index(("deleted", user, tweet.id))
 
 
 def test_a_batch_whose_tombstones_cannot_be_written_stays_for_the_next_call(
