@@ -3,8 +3,10 @@
 import asyncio
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, Depends, Response
 
+from infra.errors import FanfoldError
 from infra.http_access import Writing, check_acts_for
 from infra.http_answers import TweetAnswer, UserAnswer, tweet_answer, user_answer
 from infra.http_document import PUBLIC
@@ -13,8 +15,9 @@ from infra.tokens import Scope
 from producers import api_batches
 from producers.api_parts import ThePublisher, room_for_writes
 from producers.api_requests import Key, OtherId, TweetId, TweetRequest, UserId, UserRequest
-from producers.publish import NewTweet
+from producers.publish import NewTweet, Publisher
 
+log = structlog.get_logger()
 router = APIRouter(responses=documented(422, 503), dependencies=[Depends(room_for_writes)])
 router.include_router(api_batches.router)
 
@@ -46,9 +49,20 @@ def delete_user(user_id: UserId, access: Writing, publisher: ThePublisher) -> Re
     """Delete a user with his tweets and follows. At once nobody finds him and his tokens are refused. Needs scope
     write."""
     check_acts_for(access, user_id)
-    if publisher.delete_user(user_id, limit_s=DELETE_WITHIN_S).complete:
+    publisher.hide_user(user_id)
+    if _erased(publisher, user_id):
         return Response(status_code=204)
     return Response(status_code=202, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def _erased(publisher: Publisher, user_id: int) -> bool:
+    """Whether all of a hidden user is gone. He cannot repeat the request, his token is refused by now: so what goes
+    wrong is no answer for him, and the housekeeping of the relay repeats it."""
+    try:
+        return publisher.delete_user(user_id, limit_s=DELETE_WITHIN_S).complete
+    except FanfoldError as error:
+        log.warning("user not wholly deleted yet", user=user_id, error=str(error))
+        return False
 
 
 @router.post("/tweets", status_code=201, tags=["tweets"], responses=_CREATED | documented(400, 403, 404, 409, 413))

@@ -172,6 +172,11 @@ class Publisher:
         check_id(user_id, "user")
         return self._eraser.erase(user_id, time.monotonic() + limit_s, progress)
 
+    def hide_user(self, user_id: int) -> None:
+        """The first moment of `delete_user` alone: nobody finds him any more, and the relay's housekeeping goes on from
+        there unless somebody else does. Raises `NotFound`."""
+        self._eraser.hide(check_id(user_id, "user"))
+
     def followers(self, user_id: int, cursor: Cursor = Cursor()) -> UserPage:
         """A page of a user's followers, by id, the highest first. Raises `NotFound`."""
         return social.followers(self._engine, check_id(user_id, "user"), cursor)

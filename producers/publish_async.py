@@ -77,6 +77,10 @@ class AsyncPublisher:
         """Deletes a user and everything of his."""
         return await self._run(partial(self._publisher.delete_user, user_id, progress, limit_s))
 
+    async def hide_user(self, user_id: int) -> None:
+        """The first moment of `delete_user` alone."""
+        await self._run(partial(self._publisher.hide_user, user_id))
+
     async def followers(self, user_id: int, cursor: Cursor = Cursor()) -> UserPage:
         """A page of a user's followers."""
         return await self._run(partial(self._publisher.followers, user_id, cursor))

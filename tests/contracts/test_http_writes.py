@@ -8,8 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from infra.composition import Stores
+from infra.errors import DatabaseUnavailable, RedisUnavailable
 from infra.tokens import Scope
-from producers.erasing import Erased
+from infra.tweet_bodies import TweetBodies
+from producers.erasing import Erased, Eraser
 from producers.publish import Publisher
 from tests.http_client import Client, client_of, problem_of
 
@@ -207,6 +209,37 @@ def test_a_user_with_very_much_is_deleted_later(
     monkeypatch.setattr(Publisher, "delete_user", lambda *_, **__: Erased(500, 0, complete=False))
     response = client.delete(f"/v1/users/{user_ids[0]}", headers=client.acting(user_ids[0]))
     assert (response.status_code, response.content, response.headers["retry-after"]) == (202, b"", "1")
+
+
+def test_a_user_whose_tweets_cannot_be_buried_is_deleted_and_the_rest_goes_later(
+    client: Client, stores: Stores, user_ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """His token is refused from then on, so he could not try again."""
+    going, admin, _ = user_ids
+    client.post("/v1/tweets", json={"text": "Hello"}, headers=client.acting(going))
+
+    def refuse(*_: object) -> None:
+        raise RedisUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TweetBodies, "bury", refuse)
+        response = client.delete(f"/v1/users/{going}", headers=client.acting(going))
+        assert (response.status_code, response.content, response.headers["retry-after"]) == (202, b"", "1")
+    problem_of(client.get(f"/v1/users/{going}"), 404)
+    problem_of(client.delete(f"/v1/users/{going}", headers=client.acting(going)), 401)
+    assert client.delete(f"/v1/users/{going}", headers=client.acting(admin, Scope.ADMIN)).status_code == 204
+
+
+def test_a_user_who_could_not_be_deleted_at_all_can_try_again(
+    client: Client, user_ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise DatabaseUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Eraser, "hide", refuse)
+        problem_of(client.delete(f"/v1/users/{user_ids[0]}", headers=client.acting(user_ids[0])), 503)
+    assert client.delete(f"/v1/users/{user_ids[0]}", headers=client.acting(user_ids[0])).status_code == 204
 
 
 def test_nobody_answers_or_retweets_what_was_deleted(client: Client, user_ids: list[int]) -> None:

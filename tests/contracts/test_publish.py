@@ -424,6 +424,7 @@ def test_coroutines_have_the_same_calls(publisher: Publisher, make_users: MakeUs
         assert await calls.delete(tweets[0].id)
         with pytest.raises(NotFound):
             await calls.reply(other, tweets[0].id, "too late")
+        await calls.hide_user(author)
         assert (await calls.delete_user(author)).complete
 
     asyncio.run(use(AsyncPublisher(publisher)))
