@@ -101,7 +101,7 @@ def lock_authors(connection: sa.Connection, authors: Iterable[int], others: Iter
     alone = set(authors)
     distinct = sorted(alone.union(others))
     assert len(distinct) <= AUTHOR_LOCKS_MAX, "split the batch: PostgreSQL's lock table is small"
-    connection.execute(_LIMITS)
+    limit_waits(connection)
     connection.execute(_LOCK, {"zero": IMPORT_LOCK, "users": distinct, "alone": [user in alone for user in distinct]})
 
 
@@ -109,8 +109,14 @@ def try_lock_authors(connection: sa.Connection, authors: Iterable[int]) -> set[i
     """The same without waiting for anybody but an import; returns the authors whose lock somebody else has."""
     distinct = sorted(set(authors))
     assert len(distinct) <= AUTHOR_LOCKS_MAX, "split the batch: PostgreSQL's lock table is small"
-    connection.execute(_LIMITS)
+    limit_waits(connection)
     return set(connection.execute(_TRY_LOCK, {"zero": IMPORT_LOCK, "users": distinct}).scalars())
+
+
+def limit_waits(connection: sa.Connection) -> None:
+    """First in a transaction that takes locks: it waits for none longer than `LOCK_TIMEOUT_MS` (`AuthorBusy`), and is
+    ended when its process is silent for so long."""
+    connection.execute(_LIMITS)
 
 
 _LIMITS = sa.text(
@@ -172,6 +178,6 @@ def _our_errors(engine: sa.Engine) -> Iterator[None]:
 
 def _unavailable(engine: sa.Engine, error: DBAPIError) -> DatabaseUnavailable:
     if isinstance(error.orig, psycopg.errors.LockNotAvailable):
-        return AuthorBusy(f"somebody has held the lock of one of these users for {LOCK_TIMEOUT_MS} ms; try again")
+        return AuthorBusy(f"somebody has held what this needs for {LOCK_TIMEOUT_MS} ms, as a user's lock; try again")
     reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
     return DatabaseUnavailable(f"PostgreSQL at {engine.url.render_as_string(hide_password=True)}: {reason}")

@@ -19,9 +19,12 @@ from infra.errors import InvalidInput, KeyReused
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 KEPT_HOURS = 24
 KEYS_PER_SWEEP_MAX = 1_000
+NOBODY = 0  # whose key it is when a user is created: there is nobody yet who acts
+KEY_LOCK_CLASS = 0x0FA1  # first key of the two-key advisory lock (the relay's is one less); the second is a hash
 
 Name = tuple[int, str]  # user and key
 
+_LOCK_KEY = sa.text("SELECT pg_advisory_xact_lock(:lock_class, hashtext(:key))")
 _READ = sa.text(
     """
     SELECT user_id, key, request_hash, answer FROM idempotency_keys
@@ -60,8 +63,9 @@ class Kept:
     def answer_to(self, user_id: int, request_hash: bytes) -> str:
         """The answer. Raises `KeyReused` when it was given to another request."""
         if not hmac.compare_digest(self.request_hash, request_hash):
+            who = "somebody" if user_id == NOBODY else f"user {user_id}"
             raise KeyReused(
-                f"user {user_id} sent the idempotency key {self.key!r} before, with another request; "
+                f"{who} sent the idempotency key {self.key!r} before, with another request; "
                 "a new request needs a new key"
             )
         return self.answer
@@ -80,13 +84,18 @@ def hash_of(*parts: Any) -> bytes:
 
 
 def kept_answers(connection: sa.Connection, names: Iterable[Name]) -> dict[Name, Kept]:
-    """What is kept under these keys. The caller holds the users' locks."""
+    """What is kept under these keys. The caller holds the users' locks; for `NOBODY` those of the keys."""
     wanted = list(names)
     if not wanted:
         return {}
     users, keys = [user for user, _ in wanted], [key for _, key in wanted]
     rows = connection.execute(_READ, {"users": users, "keys": keys, "kept_hours": KEPT_HOURS})
     return {(row.user_id, row.key): Kept(row.key, row.request_hash, row.answer) for row in rows}
+
+
+def lock_key(connection: sa.Connection, key: str) -> None:
+    """Until the commit nobody else works under this key of `NOBODY`, or under one of the same hash."""
+    connection.execute(_LOCK_KEY, {"lock_class": KEY_LOCK_CLASS, "key": key})
 
 
 def keep_answers(connection: sa.Connection, answers: Mapping[Name, Kept]) -> None:

@@ -14,7 +14,7 @@ from infra import outbox
 from infra.cloud_events import TYPES
 from infra.composition import Stores
 from infra.database import AUTHOR_LOCKS_MAX, lock_authors
-from infra.errors import Conflict, Forbidden, InvalidInput, KeyReused, NotFound, UseError
+from infra.errors import Forbidden, InvalidInput, KeyReused, NotFound, UseError
 from infra.events import Activity, decode_activity
 from infra.paging import Cursor
 from producers.publish import NewTweet, Publisher, Tweet, need_all
@@ -214,16 +214,6 @@ def test_an_unknown_user_is_named(publisher: Publisher, make_users: MakeUsers) -
         publisher.follow(98, known)
 
 
-def test_a_handle_or_an_id_is_given_once(publisher: Publisher) -> None:
-    user = publisher.create_user("ann")
-
-    assert publisher.create_user("ann", user.id) == user
-    with pytest.raises(Conflict, match="handle 'ann' is taken"):
-        publisher.create_user("ann")
-    with pytest.raises(Conflict, match=f"user id {user.id} is taken"):
-        publisher.create_user("bob", user.id)
-
-
 def test_only_the_author_deletes_a_tweet_and_again_is_safe(
     publisher: Publisher, engine: sa.Engine, make_users: MakeUsers
 ) -> None:
@@ -305,16 +295,6 @@ def test_a_key_is_kept_for_a_day(publisher: Publisher, engine: sa.Engine, make_u
 def test_a_key_is_visible_ascii(publisher: Publisher, key: str) -> None:
     with pytest.raises(InvalidInput, match="not 1 to 255 visible ASCII characters"):
         publisher.post(NewTweet(1, "hello", key=key))
-
-
-def test_the_same_user_created_with_a_key_at_once_is_one(stores: Stores, engine: sa.Engine) -> None:
-    with Publisher(stores) as one, ThreadPoolExecutor(8) as threads:
-        users = list(threads.map(lambda _: one.create_user("ann", key="k"), range(8)))
-
-        assert len({user.id for user in users}) == 1
-        with pytest.raises(KeyReused):
-            one.create_user("bob", key="k")
-    assert count(engine, "users") == 1
 
 
 def test_a_block_unfollows_both_ways_and_stays_in_force(
