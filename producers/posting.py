@@ -117,6 +117,13 @@ def post_batch(
     return [results[place] for place in range(len(batch))], list(stored.values())
 
 
+def try_lock_originals(connection: sa.Connection, batch: Sequence[NewTweet]) -> set[int]:
+    """Locks what this batch retweets, as `post_batch` does, but without waiting: the tweets among it that somebody else
+    is deleting. Whether he does in the end, `post_batch` finds out, and waits for that."""
+    retweeted = list({new.retweet_of for new in batch if new.retweet_of is not None})
+    return set(connection.execute(_TRY_LOCK_ORIGINALS, {"ids": retweeted}).scalars()) if retweeted else set()
+
+
 def _to_keep(new: NewTweet, tweet: Tweet) -> tuple[tuple[int, str], Kept]:
     assert new.key is not None
     return (new.author_id, new.key), Kept(new.key, _hash_of(new), _encode(tweet))
@@ -196,6 +203,17 @@ _LOCK_ORIGINALS = sa.text(
     """
     SELECT id FROM tweets WHERE id = ANY (CAST(:ids AS bigint[])) AND deleted_at IS NULL
     ORDER BY id FOR SHARE
+    """
+)
+_TRY_LOCK_ORIGINALS = sa.text(
+    """
+    WITH named AS (
+        SELECT id, coalesce(retweet_of, id) AS original_id FROM live_tweets WHERE id = ANY (CAST(:ids AS bigint[]))
+    ), locked AS (
+        SELECT id FROM tweets WHERE id IN (SELECT original_id FROM named) AND deleted_at IS NULL
+        ORDER BY id FOR SHARE SKIP LOCKED
+    )
+    SELECT id FROM named WHERE original_id NOT IN (SELECT id FROM locked)
     """
 )
 _INSERT = sa.text(

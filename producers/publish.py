@@ -27,7 +27,7 @@ from producers.erasing import Erased, Eraser, Progress
 from producers.following import Pair
 from producers.idempotency import claim_key
 from producers.node_lease import NodeLease
-from producers.posting import NewTweet, Tweet, checked, post_batch
+from producers.posting import NewTweet, Tweet, checked, post_batch, try_lock_originals
 from producers.rules import check_id, check_not_self
 from producers.snowflake import Snowflakes
 from producers.users import User
@@ -194,17 +194,26 @@ class Publisher:
     # Batches
 
     def _post_gathered(self, batch: Sequence[NewTweet]) -> Sequence[Tweet | Exception]:
-        """The posts of several callers. Nobody waits here for somebody else's author: who is busy is told so."""
-        results: dict[int, Tweet | UseError | AuthorBusy] = {}
+        """The posts of several callers, in one transaction unless a key stands there twice."""
+        results: dict[int, Tweet | Exception] = {}
         for part in parts_of(range(len(batch)), lambda at: authors_of(batch[at]), lambda at: name_of(batch[at])):
-            with transaction(self._engine) as connection:
-                busy = try_lock_authors(connection, [batch[at].author_id for at in part])
-                results |= {at: AuthorBusy("somebody else has the lock") for at in part if batch[at].author_id in busy}
-                free = [at for at in part if at not in results]
-                done, new = self._post_locked(connection, [batch[at] for at in free])
-            results.update(zip(free, done, strict=True))
-            self._announce(new)
+            try:
+                results.update(zip(part, self._post_without_waiting([batch[at] for at in part]), strict=True))
+            except Exception as error:  # noqa: BLE001 - its callers get it and decide; what was before is committed
+                results |= dict.fromkeys(part, error)
         return [results[at] for at in range(len(batch))]
+
+    def _post_without_waiting(self, batch: Sequence[NewTweet]) -> list[Tweet | UseError | AuthorBusy]:
+        """Nobody waits here for somebody else's author or original: whose is busy is told so."""
+        with transaction(self._engine) as connection:
+            busy = try_lock_authors(connection, [new.author_id for new in batch])
+            free = [at for at, new in enumerate(batch) if new.author_id not in busy]
+            going = try_lock_originals(connection, [batch[at] for at in free])
+            free = [at for at in free if batch[at].retweet_of not in going]
+            done, stored = self._post_locked(connection, [batch[at] for at in free])
+        self._announce(stored)
+        results = dict(zip(free, done, strict=True))
+        return [results.get(at, AuthorBusy("somebody else has the lock")) for at in range(len(batch))]
 
     def _hand_over(self, new: NewTweet, result: "Future[Tweet]", gathered: "Future[Tweet]") -> None:
         error = gathered.exception()

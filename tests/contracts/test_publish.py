@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from infra import outbox
 from infra.cloud_events import TYPES
 from infra.composition import Stores
-from infra.database import AUTHOR_LOCKS_MAX, lock_authors
+from infra.database import AUTHOR_LOCKS_MAX
 from infra.errors import Forbidden, InvalidInput, KeyReused, NotFound, UseError
 from infra.events import Activity, decode_activity
 from infra.paging import Cursor
@@ -373,21 +373,6 @@ def test_followers_and_following_are_paged(publisher: Publisher, make_users: Mak
     assert [user.id for user in (*first.users, *second.users)] == highest
     assert second.next_max_id is None
     assert [user.id for user in publisher.following(rest[0]).users] == [author]
-
-
-def test_an_author_whose_lock_is_held_holds_up_nobody_else(
-    publisher: Publisher, engine: sa.Engine, make_users: MakeUsers
-) -> None:
-    """As that of a publisher which froze inside its transaction."""
-    held, other = make_users(2)
-    with engine.begin() as connection:
-        lock_authors(connection, [held])
-        waiting = [publisher.submit(NewTweet(held, f"{number}")) for number in range(3)]
-        for number in range(3):
-            publisher.post(NewTweet(other, f"{number}"))
-        assert not any(one.done() for one in waiting)
-
-    assert len({one.result(10).id for one in waiting}) == 3
 
 
 def test_coroutines_have_the_same_calls(publisher: Publisher, make_users: MakeUsers) -> None:
