@@ -13,6 +13,7 @@ from infra.database import make_engine
 from infra.health import Health
 from infra.http_answers import tweet_answer, user_answer
 from infra.role import begin_role
+from producers.housekeeping import ROUND_S as HOUSE_ROUND_S
 from producers.housekeeping import keep_house
 from producers.outbox_watch import watch_outbox
 from producers.publish import NewTweet, Publisher
@@ -35,7 +36,8 @@ def relay(context: typer.Context) -> None:
     stop = begin_role(settings, health)
     engine = make_engine(url)
     threading.Thread(target=watch_outbox, args=(engine, stop), daemon=True).start()
-    threading.Thread(target=keep_house, args=(settings, engine, stop), daemon=True).start()
+    house_beat = health.loop("the housekeeping", HOUSE_ROUND_S)
+    threading.Thread(target=keep_house, args=(settings, engine, stop, house_beat), daemon=True).start()
     try:
         Relay(engine, url, settings.need("kafka_bootstrap")).run(stop, health)
     finally:
