@@ -26,7 +26,7 @@ from infra import outbox
 from infra.errors import FanfoldError
 from infra.stack.roles import instance_name
 from infra.stack.status import read_status
-from producers.publish import NewTweet, Publisher
+from producers.publish import NewTweet
 from producers.snowflake import Snowflakes
 
 POST_AT_ONCE = 2_000  # tweets of one call of post_many
@@ -64,10 +64,10 @@ class DeliveriesBench:
         self._ground = ground
         self._stack = ground.stack
         self._settings = ground.settings
-        self._stores = stores = ground.stores
+        self._stores = ground.stores
         self._watcher = ground.watcher
         self._rng = np.random.default_rng(options.seed)
-        self._publisher = Publisher(stores)
+        self._publisher = ground.publisher
 
     def run(self) -> DeliveriesReport:
         """Fills, warms, runs every form, compares every timeline, and measures the limits last."""

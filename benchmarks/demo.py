@@ -181,8 +181,8 @@ class Demo:
         assert graph is not None, "made tweets need a made graph"
         count = self._options.made_tweets
         posts = list(zip(make_authors(graph, count, self._rng), make_texts(count, self._rng), strict=True))
-        publisher = Publisher(self._stores)
-        run_traffic(publisher, graph, split(posts, self._options.seed), self._watcher.posted, mix=self._mixes)
+        with Publisher(self._stores) as publisher:
+            run_traffic(publisher, graph, split(posts, self._options.seed), self._watcher.posted, mix=self._mixes)
 
     def _wait_until_applied(self) -> None:
         wait_until_applied(self._stores.engine, self._settings.kafka_bootstrap, APPLIED_LIMIT_S)

@@ -23,7 +23,7 @@ from consumers.audit import audit
 from consumers.audit_report import AuditResult
 from consumers.delivered import delivered
 from infra.stack.status import read_status
-from producers.publish import NewTweet, Publisher
+from producers.publish import NewTweet
 
 CALLERS = 16  # of the open loop: so many posts may be under way
 CALLERS_OF_MAXIMUM = 32  # posts share transactions: with fewer the callers wait, and not the system
@@ -97,10 +97,10 @@ class LatencyBench:
         self._options = options
         self._ground = ground
         self._settings = ground.settings
-        self._stores = stores = ground.stores
+        self._stores = ground.stores
         self._watcher = ground.watcher
         self._rng = np.random.default_rng(options.seed)
-        self._publisher = Publisher(stores)
+        self._publisher = ground.publisher
 
     def run(self) -> LatencyReport:
         """Fills, warms, and goes through the phases; compares every timeline last."""

@@ -33,7 +33,7 @@ from infra.kafka import producer_config
 from infra.live_settings import set_live_settings
 from infra.tokens import Tokens
 from infra.topics import ACTIVITY
-from producers.publish import NewTweet, Publisher, Tweet, need_all
+from producers.publish import NewTweet, Tweet, need_all
 from producers.relay import Row, as_message
 
 AUTHORS = 1_000  # of each kind
@@ -124,7 +124,7 @@ class PublishBench:
         self._settings = ground.settings
         self._stores = ground.stores
         self._watcher = ground.watcher
-        self._publisher = Publisher(ground.stores)
+        self._publisher = ground.publisher
 
     def run(self) -> PublishReport:
         """Both kinds of authors, then the limits, then the audit."""
@@ -135,7 +135,6 @@ class PublishBench:
         limits = self._insert_limit(authors), self._produce_limit(authors)
         self._watcher.step("comparing all timelines with the database")
         result = audit(self._stores.engine, self._stores.timelines, complete=True, progress=self._watcher.counted)
-        self._publisher.close()
         return PublishReport(without, with_followers, *limits, self._durability(), self._options.workers, result)
 
     def _fill(self) -> tuple[range, range]:

@@ -17,6 +17,7 @@ from infra.settings import Settings
 from infra.stack.progress import Report
 from infra.stack.stop import stop_stack
 from infra.stack.supervisor import Stack
+from producers.publish import Publisher
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Ground:
     stack: Stack | None
     settings: Settings
     stores: Stores
+    publisher: Publisher
     watcher: Watcher
 
 
@@ -33,8 +35,12 @@ class Ground:
 def own_ground(folder: Path, workers: int, watcher: Watcher, report: Report) -> Iterator[Ground]:
     """A stack of its own that is gone afterwards, also when it is interrupted."""
     try:
-        with fresh_stack(folder, workers, watcher, report) as stack, stores(stack.settings()) as opened:
-            yield Ground(stack, stack.settings(), opened, watcher)
+        with (
+            fresh_stack(folder, workers, watcher, report) as stack,
+            stores(stack.settings()) as opened,
+            Publisher(opened) as publisher,
+        ):
+            yield Ground(stack, stack.settings(), opened, publisher, watcher)
     except KeyboardInterrupt:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -45,7 +51,8 @@ def running_ground(settings: Settings, watcher: Watcher, *, beside_other_data: b
     """The stack that the settings name. Raises `Conflict` when it holds data, unless that is allowed."""
     with stores(settings) as opened:
         refuse_other_data(opened.engine, allowed=beside_other_data)
-        yield Ground(None, settings, opened, watcher)
+        with Publisher(opened) as publisher:
+            yield Ground(None, settings, opened, publisher, watcher)
 
 
 @contextmanager

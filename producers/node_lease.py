@@ -1,13 +1,15 @@
 """The node number in a process's ids: random at first, leased in ZooKeeper as soon as that answers.
 
-A lease is an ephemeral znode named by the number. Posting never waits for it and goes on without it: two processes with
-one number can only collide in the primary key, which then takes the next id.
+A lease is an ephemeral znode named by the number, there until it is closed or its session ends. Posting never waits for
+it and goes on without it: two processes with one number can only collide in the primary key, which then takes the next
+id.
 """
 
 import os
 import random
 import socket
 import threading
+from contextlib import suppress
 
 import structlog
 
@@ -17,6 +19,7 @@ from producers.snowflake import NODES
 
 # Until the next look, a process that lost its session may have one number with another process.
 LOOK_PERIOD_S = 5.0
+CLOSE_WITHIN_S = 2.0  # a look takes milliseconds, and with ZooKeeper away as long as it is away
 
 log = structlog.get_logger()
 
@@ -31,6 +34,7 @@ class NodeLease:
         self._number = self._rng.randrange(NODES)
         self._stop = threading.Event()
         self._trouble = ""
+        self._thread = threading.Thread(target=self._keep, name="node-lease", daemon=True)
 
     def number(self) -> int:
         """The number to use now: the leased one, or the last one, or a random one."""
@@ -38,11 +42,14 @@ class NodeLease:
 
     def begin(self) -> None:
         """Keeps a lease in the background until `close`."""
-        threading.Thread(target=self._keep, name="node-lease", daemon=True).start()
+        self._thread.start()
 
     def close(self) -> None:
-        """Ends the looks; the lease ends with ZooKeeper's session."""
+        """Ends the looks and gives the number back; call it before ZooKeeper's session is closed. While ZooKeeper is
+        away it does not wait for that: the lease ends with the session."""
         self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_WITHIN_S)
 
     def look(self) -> None:
         """One look: leases a number unless this session has one. When somebody else is faster, the next look tries."""
@@ -65,6 +72,13 @@ class NodeLease:
             except ZooKeeperUnavailable as error:
                 self._say(str(error))
             self._stop.wait(LOOK_PERIOD_S)
+        with suppress(ZooKeeperUnavailable):
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Between the two calls the session may end and somebody else have the number: as harmless as any collision."""
+        if self._zookeeper.owns(_path(self._number)):
+            self._zookeeper.delete(_path(self._number))
 
     def _say(self, trouble: str) -> None:
         """Once for each trouble: looks are many."""

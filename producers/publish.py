@@ -80,7 +80,7 @@ class Publisher:
         self.close()
 
     def close(self) -> None:
-        """Ends the posts under way. The stores are the caller's."""
+        """Ends the posts under way and gives the node number back. The stores are the caller's, and closed after it."""
         self._posts.close()
         self._waiting.shutdown(wait=True)
         self._lease.close()

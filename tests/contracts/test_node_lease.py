@@ -161,3 +161,30 @@ def test_a_lease_is_taken_in_the_background_and_ids_move_to_it(new_session: Open
         lease.close()
 
     assert [(one >> SEQUENCE_BITS) % NODES for one in (before, ids.next())] == [holder.number(), lease.number()]
+
+
+def test_a_closed_lease_gives_its_number_back_while_the_session_goes_on(new_session: Open) -> None:
+    session = new_session()
+    lease = lease_of(session)
+    lease.begin()
+    path = f"{SNOWFLAKES_PATH}/{lease.number()}"
+    wait_until(lambda: session.owns(path))
+
+    with capture_logs() as logged:
+        lease.close()
+        assert session.children(SNOWFLAKES_PATH) == []
+        session.close()
+
+    assert logged == []
+
+
+def test_a_closed_lease_leaves_a_number_that_somebody_else_has(new_session: Open) -> None:
+    session, other = new_session(), new_session()
+    for number in range(NODES):
+        other.create(f"{SNOWFLAKES_PATH}/{number}", b"", ephemeral=True)
+    lease = lease_of(session)
+
+    lease.begin()
+    lease.close()
+
+    assert len(other.children(SNOWFLAKES_PATH)) == NODES
