@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from infra.stack.java import java_command, write_logging
+from infra.stack.java import FIRST_COMPILER, java_command, write_logging
 from infra.stack.part import LOOPBACK, Part, ask
 
 MAIN_CLASS = "org.apache.zookeeper.server.ZooKeeperServerMain"
-HEAP = ("-Xms32m", "-Xmx128m")  # a few hundred small znodes
+OPTIONS = ("-Xms32m", "-Xmx128m", FIRST_COMPILER)  # a few hundred small znodes
 ROOT = "/fanfold"  # everything of ours is below it
 
 
@@ -15,7 +15,7 @@ def zookeeper_part(folder: Path, port: int) -> Part:
     return Part(
         name="zookeeper",
         kind="server",
-        command=java_command(folder, HEAP, MAIN_CLASS, str(folder / "zoo.cfg")),
+        command=java_command(folder, OPTIONS, MAIN_CLASS, str(folder / "zoo.cfg")),
         address=f"{LOOPBACK}:{port}{ROOT}",
         folder=folder,
         prepare=lambda: _prepare(folder, port),
