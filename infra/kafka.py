@@ -5,8 +5,8 @@ Every producer partitions as Faust does (murmur2_random); librdkafka's own defau
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -97,18 +97,29 @@ class TransactionalProducer:
     def send(self, messages: Iterable[Message], claim: Claim | None = None) -> None:
         """All of them, or none that counts: returns after the commit. When the claim is over, none at all: raises
         `Superseded`."""
+        self.begin(claim)
+        self.finish(messages)
+
+    def begin(self, claim: Claim | None = None) -> None:
+        """Opens a transaction, with a claim that the broker has checked when this returns."""
         self._run(self._producer.begin_transaction)
-        try:
+        with self._aborting():
             if claim is not None:
                 self._check(claim)
+
+    def finish(self, messages: Iterable[Message]) -> None:
+        """Sends these in the open transaction; returns after the commit."""
+        with self._aborting():
             for message in messages:
                 self._produce(message)
             self._run(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
-        except Superseded:
-            raise
-        except BaseException:
-            self._abort()
-            raise
+
+    def abort(self) -> None:
+        """Ends the open transaction: nothing of it counts."""
+        try:
+            self._producer.abort_transaction(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._ours(error) from error
 
     def close(self) -> None:
         """Drops what is buffered; the broker aborts an open transaction."""
@@ -119,14 +130,14 @@ class TransactionalProducer:
     def _check(self, claim: Claim) -> None:
         """Before anything is in the log, since Faust reads what is not committed too."""
         if claim.generation < 0 or not claim.member:  # the broker takes this without a look at the group
-            self._abort()
+            self.abort()
             raise Superseded(f"this worker is no member of group {GROUP} any more")
         try:
             self._producer.send_offsets_to_transaction(claim.positions(), claim.metadata(), CALL_TIMEOUT_S)
         except KafkaException as error:
             if error.args[0].code() not in LEFT_CODES:
                 raise self._ours(error) from error
-            self._abort()
+            self.abort()
             raise Superseded(
                 f"{claim.member!r} is not in generation {claim.generation} of group {GROUP}: {error.args[0].str()}"
             ) from error
@@ -156,11 +167,16 @@ class TransactionalProducer:
             return Superseded(f"a newer producer has taken over {self._id}")
         return KafkaUnavailable(f"transaction of {self._id} failed: {reason.str()}")
 
-    def _abort(self) -> None:
+    @contextmanager
+    def _aborting(self) -> Iterator[None]:
+        """Aborts when something fails; a fenced producer has nothing left to abort."""
         try:
-            self._producer.abort_transaction(CALL_TIMEOUT_S)
-        except KafkaException as error:
-            raise self._ours(error) from error
+            yield
+        except Superseded:
+            raise
+        except BaseException:
+            self.abort()
+            raise
 
 
 def agent_lags(bootstrap: str) -> dict[str, int]:

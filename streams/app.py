@@ -4,6 +4,7 @@ The rules that Faust imposes on us are in ARCHITECTURE.md, decision 6. Next: fan
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 
 from infra import metrics
 from infra.events import Activity, decode_activity
-from infra.kafka import GROUP, Claim, TransactionalProducer, await_settled
+from infra.kafka import GROUP, TRANSACTION_TIMEOUT_MS, Claim, TransactionalProducer, await_settled
 from infra.settings import Settings
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
@@ -26,7 +27,7 @@ from streams.batches import work_in_batches
 from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetters
 from streams.deliver import Deliverer, Received, apply_together, receive
-from streams.fan_out import FanOut, pack_messages, read_facts
+from streams.fan_out import Chunk, FanOut, pack_messages, read_facts
 from streams.handling import Handling, Together, Work, until_done
 from streams.in_order import InOrderConsumer
 from streams.progress import PROGRESS, Place, Run
@@ -44,6 +45,10 @@ FAN_OUT_ROUNDS = Limits(at_once=1, partitions=ACTIVITY.partitions, messages_max=
 # One computes while the nodes work for the other. A tweet's messages arrive one by one: what comes during a round waits
 # for the next one, unless it is more than 8,000 follower ids.
 DELIVER_ROUNDS = Limits(at_once=2, partitions=DELIVERIES.partitions, beside_bytes_min=65_536)
+# A thread for each round that may be at work, and one for the claim that is checked beside a fan-out round.
+THREADS = FAN_OUT_ROUNDS.at_once * 2 + DELIVER_ROUNDS.at_once
+# A transaction is open meanwhile: an index of millions of follows may take longer to load than the broker allows one.
+CLAIM_AGE_MAX_S = TRANSACTION_TIMEOUT_MS / 1000 / 4
 
 T = TypeVar("T")
 
@@ -216,21 +221,38 @@ class FanOutWork:
             self._producer = None
 
     def _send(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> None:
+        """The broker checks the claim while the database is asked: both take some milliseconds."""
         self._settle([(first.partition, first.generation_id) for first, _ in run])
+        claim = self._claim(run)
+        producer = self._producer = self._producer or TransactionalProducer(
+            self.parts.bootstrap, self._transactional_id
+        )
+        began_s = time.monotonic()
+        claimed = self.parts.threads.submit(producer.begin, claim)
+        try:
+            chunks = self._plan(run)
+        except BaseException:
+            if claimed.exception() is None:
+                producer.abort()
+            raise
+        claimed.result()  # a producer is one thread's at a time
+        if time.monotonic() - began_s > CLAIM_AGE_MAX_S:
+            producer.abort()
+            producer.begin(claim)
+        producer.finish(pack_messages(chunks))
+
+    def _claim(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> Claim:
+        offsets = {first.partition: first.offset for first, _ in run}
+        return Claim(ACTIVITY, offsets, run[0][0].generation_id, self._member())
+
+    def _plan(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> list[Chunk]:
         length = self.parts.timelines.live.timeline_entries
         facts = read_facts(self.parts.engine, [event for _, decoded in run for event in decoded], length)
-        chunks = [
+        return [
             chunk
             for first, decoded in run
             for chunk in self._fan_out(first.partition, first.generation_id).plan(decoded, facts, length)
         ]
-        if not chunks:
-            return
-        if self._producer is None:
-            self._producer = TransactionalProducer(self.parts.bootstrap, self._transactional_id)
-        generation = run[0][0].generation_id
-        offsets = {first.partition: first.offset for first, _ in run}
-        self._producer.send(pack_messages(chunks), Claim(ACTIVITY, offsets, generation, self._member()))
 
     def _settle(self, places: Sequence[tuple[int, int]]) -> None:
         """Before the first event of a partition in a generation."""

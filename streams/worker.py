@@ -12,12 +12,11 @@ from infra.kafka import Overview
 from infra.malloc import share_arenas
 from infra.role import show_health
 from infra.settings import Settings
-from streams.app import DELIVER_ROUNDS, FAN_OUT_ROUNDS, Parts, create_app
+from streams.app import THREADS, Parts, create_app
 from streams.dead_letters import DeadLetters
 from streams.progress import AGENT_OF, PROGRESS, Place
 from streams.watch import Watch
 
-THREADS = FAN_OUT_ROUNDS.at_once + DELIVER_ROUNDS.at_once
 BEAT_S = 1.0
 LOOP_ROUND_S = 15.0  # no handler holds the event loop; what it waits for on a machine without time is well below
 

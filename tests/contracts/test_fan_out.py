@@ -1,7 +1,7 @@
 """fan_out on real Kafka and PostgreSQL: whose followers a tweet goes to while partitions move and follows change."""
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +13,13 @@ from confluent_kafka.admin import AdminClient
 
 from infra.composition import Stores
 from infra.events import Activity, ActivityType, Delivery, DeliveryKind, decode_deliveries
-from infra.kafka import PARTITION_END, Claim, Message, TransactionalProducer, end_offsets
-from infra.topics import DELIVERIES
+from infra.kafka import PARTITION_END, Claim, TransactionalProducer, await_settled, end_offsets
+from infra.topics import ACTIVITY, DELIVERIES
 from producers.publish import NewTweet, Publisher
-from streams import follower_index, handling
-from streams.app import FanOutWork, Parts
+from streams import app, follower_index, handling
+from streams.app import THREADS, FanOutWork, Parts
 from streams.dead_letters import DeadLetters
+from streams.fan_out import FanOut
 from tests.contracts.members import Generations
 from tests.services import Services
 
@@ -76,7 +77,7 @@ class Worker:
     """One worker's fan_out; Faust would call it with the messages of a batch, and `release` on a revoke."""
 
     def __init__(self, stores: Stores, bootstrap: str, generations: Generations) -> None:
-        self.threads = ThreadPoolExecutor(1)
+        self.threads = ThreadPoolExecutor(THREADS)
         self._generations, self._member = generations, ""
         parts = Parts(stores.engine, stores.timelines, DeadLetters(bootstrap), bootstrap, self.threads)
         self._work = FanOutWork(parts, member=lambda: self._member)
@@ -190,13 +191,13 @@ def test_what_waits_in_several_partitions_is_sent_together_and_each_has_its_clai
     workers: Sequence[Worker], log: Log, publisher: Publisher, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[dict[int, int]] = []
-    send = TransactionalProducer.send
+    begin = TransactionalProducer.begin
 
-    def noting(self: TransactionalProducer, messages: Iterable[Message], claim: Claim | None = None) -> None:
+    def noting(self: TransactionalProducer, claim: Claim | None = None) -> None:
         sent.append(dict(claim.offsets) if claim else {})
-        send(self, messages, claim)
+        begin(self, claim)
 
-    monkeypatch.setattr(TransactionalProducer, "send", noting)
+    monkeypatch.setattr(TransactionalProducer, "begin", noting)
     one, other, follower = make_users(3)
     publisher.follow_many([(follower, one), (follower, other)])
     tweets = [post(publisher, one), post(publisher, other)]
@@ -205,6 +206,49 @@ def test_what_waits_in_several_partitions_is_sent_together_and_each_has_its_clai
 
     assert [log.home_targets(tweet) for _, _, tweet in tweets] == [{follower}, {follower}]
     assert sent == [{0: 0, 1: 0}]
+
+
+def test_a_claim_is_made_anew_when_the_plan_took_longer_than_a_transaction_may(
+    workers: Sequence[Worker], log: Log, publisher: Publisher, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[None] = []
+    abort = TransactionalProducer.abort
+
+    def noting(self: TransactionalProducer) -> None:
+        ended.append(abort(self))
+
+    monkeypatch.setattr(TransactionalProducer, "abort", noting)
+    monkeypatch.setattr(app, "CLAIM_AGE_MAX_S", 0.0)
+    author, follower = make_users(2)
+    publisher.follow(follower, author)
+    tweet = post(publisher, author)
+
+    workers[0].run(1, tweet)
+
+    assert ended == [None]
+    assert log.home_targets(tweet[2]) == {follower}
+
+
+def test_a_plan_that_fails_leaves_no_transaction_open(
+    workers: Sequence[Worker],
+    services: Services,
+    log: Log,
+    publisher: Publisher,
+    make_users: MakeUsers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    author, follower = make_users(2)
+    publisher.follow(follower, author)
+    tweet = post(publisher, author)
+    with monkeypatch.context() as broken:
+        broken.setattr(FanOut, "plan", None)
+        with pytest.raises(TypeError):
+            workers[0].run(1, tweet)
+
+    await_settled(services.kafka_bootstrap, ACTIVITY, [PARTITION])
+    workers[0].run(1, tweet)
+
+    assert log.home_targets(tweet[2]) == {follower}
 
 
 def test_batches_of_two_generations_are_not_sent_together(

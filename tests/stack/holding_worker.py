@@ -32,7 +32,7 @@ POLL_S = 0.05
 class Place(StrEnum):
     """Where it holds."""
 
-    PLANNED = "planned"  # a batch's chunks are cut; their transaction has not begun
+    PLANNED = "planned"  # a batch's chunks are being cut; their transaction has not begun
     BUFFERED = "buffered"  # the producer has them all in its buffer, and the commit will send them
     CHECKED = "checked"  # the broker has found the claim good; nothing is sent yet
     CALLING = "calling"  # some nodes have some calls of a run
@@ -59,31 +59,30 @@ def hold(data_dir: Path) -> None:
 
 
 def hold_when_planned(held: Callable[[], None]) -> None:
-    send = TransactionalProducer.send
+    begin = TransactionalProducer.begin
 
-    def holding(self: TransactionalProducer, messages: Iterable[Message], claim: Claim | None = None) -> None:
-        cut = list(messages)
+    def holding(self: TransactionalProducer, claim: Claim | None = None) -> None:
         held()
-        send(self, cut, claim)
+        begin(self, claim)
 
-    TransactionalProducer.send = holding  # type: ignore[method-assign]
+    TransactionalProducer.begin = holding  # type: ignore[method-assign]
 
 
 def hold_when_buffered(held: Callable[[], None]) -> None:
-    send = TransactionalProducer.send
+    finish = TransactionalProducer.finish
 
     def patient_config(bootstrap: str) -> dict[str, Any]:
         return producer_config(bootstrap) | {"linger.ms": LINGER_MS}
 
-    def holding(self: TransactionalProducer, messages: Iterable[Message], claim: Claim | None = None) -> None:
-        send(self, then(messages, held), claim)
+    def holding(self: TransactionalProducer, messages: Iterable[Message]) -> None:
+        finish(self, then(messages, held))
 
     kafka.producer_config = patient_config
-    TransactionalProducer.send = holding  # type: ignore[method-assign]
+    TransactionalProducer.finish = holding  # type: ignore[method-assign]
 
 
 def then(messages: Iterable[Message], held: Callable[[], None]) -> Iterator[Message]:
-    """`send` asks for one message more after it has handed the last one to the producer."""
+    """`finish` asks for one message more after it has handed the last one to the producer."""
     yield from messages
     held()
 
