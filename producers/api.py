@@ -31,9 +31,7 @@ _BEGUN: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post(
-    "/users", status_code=201, tags=["users"], responses=_CREATED | documented(400, 409, 413), openapi_extra=PUBLIC
-)
+@router.post("/users", status_code=201, tags=["users"], responses=_CREATED | documented(400, 409), openapi_extra=PUBLIC)
 def create_user(new: UserRequest, publisher: ThePublisher, key: Key, response: Response) -> UserAnswer:
     """Create a user."""
     user = publisher.create_user(new.handle, new.id, key)
@@ -51,7 +49,7 @@ def delete_user(user_id: UserId, access: Writing, publisher: ThePublisher) -> Re
     return Response(status_code=202, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-@router.post("/tweets", status_code=201, tags=["tweets"], responses=_CREATED | documented(400, 403, 404, 409, 413))
+@router.post("/tweets", status_code=201, tags=["tweets"], responses=_CREATED | documented(400, 403, 404, 409))
 async def post(
     new: TweetRequest, access: Writing, publisher: ThePublisher, key: Key, response: Response
 ) -> TweetAnswer:

@@ -10,13 +10,14 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from infra.errors import UseError
-from infra.http_access import Administration
+from infra.http_access import Administration, asking_first
 from infra.http_problems import Problem, documented, problem_of
+from infra.tokens import Scope
 from producers.api_parts import ThePublisher
 from producers.api_requests import BatchTweet, FollowsRequest, Key, RawBody, TweetsRequest, UserId
 from producers.publish import NewTweet
 
-router = APIRouter()
+router = APIRouter(route_class=asking_first(Scope.ADMIN))
 
 _NOT_FOUND: JsonValue = {
     "type": "urn:fanfold:problem:not-found",
@@ -51,7 +52,7 @@ class BatchAnswer(BaseModel):
 @router.post(
     "/tweets:batch",
     tags=["tweets"],
-    responses=documented(400, 403, 409, 413),
+    responses=documented(400, 403, 409),
     response_model_exclude_none=True,
 )
 def post_many(
@@ -68,7 +69,7 @@ def post_many(
 @router.post(
     "/users/{id}/following:batch",
     tags=["users"],
-    responses=documented(400, 403, 409, 413),
+    responses=documented(400, 403, 409),
     response_model_exclude_none=True,
 )
 def follow_many(
