@@ -25,7 +25,8 @@ Lists are paged: `max_id` asks for what is older, `since_id` and `min_id` for wh
 on), `limit` for how many; the `Link` header has the neighbouring pages. Errors are problem documents (RFC 9457).
 
 Requests under `/v1` are limited by client address and by token: `RateLimit-Limit` is what can be had at once,
-`RateLimit-Remaining` what is left of it, `RateLimit-Reset` in how many seconds all of it is there again.
+`RateLimit-Remaining` what is left of it, `RateLimit-Reset` in how many seconds all of it is there again. A batch counts
+as one request for each ten items, and at most as what its rate allows in a second.
 """
 
 DOCS = "/docs"
