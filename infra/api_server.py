@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from infra.composition import stores
 from infra.errors import ConfigurationError, DependencyError
 from infra.http import create_app
+from infra.http_protocol import BoundedProtocol
 from infra.readiness import announce_ready
 from infra.settings import Settings
 
@@ -60,6 +61,7 @@ class ApiServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=BoundedProtocol,
                 access_log=False,
                 log_config=None,
                 proxy_headers=bool(settings.api_trusted_proxies),

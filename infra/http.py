@@ -1,7 +1,7 @@
 """The HTTP API's frame: finds each folder's routes by entry points, answers every error with a problem document.
 
-A request passes http_frame.py, http_limits.py and http_access.py. Routes that block are plain functions on threads,
-since the stores are synchronous. Next: producers/api.py, consumers/api.py.
+A request passes http_protocol.py, http_frame.py, http_limits.py and http_access.py. Routes that block are plain
+functions on threads, since the stores are synchronous. Next: producers/api.py, consumers/api.py.
 """
 
 from collections.abc import AsyncIterator, Sequence

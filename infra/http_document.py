@@ -13,7 +13,8 @@ from fastapi.staticfiles import StaticFiles
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from infra.http_problems import Problem
+from infra.http_frame import ALIVE_PATH
+from infra.http_problems import Problem, documented
 
 DESCRIPTION = """
 Users post and follow; home timelines show what the followed ones posted.
@@ -24,7 +25,8 @@ Lists are paged: `max_id` asks for what is older, `since_id` and `min_id` for wh
 on), `limit` for how many; the `Link` header has the neighbouring pages. Errors are problem documents (RFC 9457).
 
 Requests under `/v1` are limited by client address and by token: `RateLimit-Limit` is what can be had at once,
-`RateLimit-Remaining` what is left of it, `RateLimit-Reset` in how many seconds all of it is there again.
+`RateLimit-Remaining` what is left of it, `RateLimit-Reset` in how many seconds all of it is there again. A batch counts
+as one request for each ten items, and at most as what its rate allows in a second.
 """
 
 DOCS = "/docs"
@@ -66,6 +68,7 @@ class HttpApi(FastAPI):
             document["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
             for path, operations in document["paths"].items():
                 for operation in operations.values():
+                    _add_the_frames_answers(path, operation)
                     _add_headers(operation["responses"], limited=path.startswith("/v1/"))
         assert self.openapi_schema is not None
         return self.openapi_schema
@@ -87,6 +90,15 @@ def _docs_files() -> Path:
     assert package is not None
     assert package.origin is not None
     return Path(package.origin).parent / "static"
+
+
+def _add_the_frames_answers(path: str, operation: dict[str, Any]) -> None:
+    """What is answered before a route is asked. A body that is too large can be declared to any of them."""
+    statuses = [413, 431]
+    statuses += [408] if "requestBody" in operation else []
+    statuses += [503] if path != ALIVE_PATH else []
+    for status, answer in documented(*statuses).items():
+        operation["responses"].setdefault(str(status), answer)
 
 
 def _add_headers(responses: dict[str, Any], limited: bool) -> None:

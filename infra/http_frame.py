@@ -1,5 +1,7 @@
 """The frame around every request: bounded bodies, a bounded number at once, the caller's trace, and no internals in an
-unexpected error."""
+unexpected error. Bounds: http_bodies.py."""
+
+import sys
 
 import structlog
 from fastapi import HTTPException
@@ -7,12 +9,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra import trace
+from infra.http_bodies import BoundedBody, Place, Room, body_bytes_max, too_large
 from infra.http_problems import problem
 
-BODY_BYTES_MAX = 64 * 1024  # a tweet of 280 four-byte characters, each escaped in JSON, has under 4 kB
-# 500 such tweets have under 2 MB, 5,000 ids 120 kB.
-BATCH_BODY_BYTES_MAX = {"/tweets:batch": 2 * 1024 * 1024, "/following:batch": 256 * 1024}
-REQUESTS_MAX = 1_000  # under way in one process; each waits for one of its threads, some milliseconds a turn
+REQUESTS_MAX = 1_000  # worked on in one process; each waits for one of its threads, some milliseconds a turn
+OPERATORS_REQUESTS_MAX = 50  # of those who run the server: they get through when nobody else does
+ALIVE_PATH = "/healthz"  # answered at once, without a thread, and never refused: whoever asks would start us again
 
 log = structlog.get_logger()
 
@@ -22,24 +24,23 @@ class Frame:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._under_way = 0
+        self._room = Room(REQUESTS_MAX)
+        operators = Room(OPERATORS_REQUESTS_MAX)
+        self._rooms = {ALIVE_PATH: Room(sys.maxsize), "/readyz": operators, "/metrics": operators}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers 413 and 503 itself; everything else is the app's."""
+        """Answers 408, 413 and 503 itself; everything else is the app's."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._under_way >= REQUESTS_MAX:
-            await problem(503, f"{REQUESTS_MAX} requests are under way; try again")(scope, receive, send)
-            return
-        self._under_way += 1
+        place = Place(self._rooms.get(scope["path"], self._room))
         try:
             with trace.within(_traceparent(Headers(scope=scope))):
-                await self._serve(scope, receive, send)
+                await self._serve(scope, receive, send, place)
         finally:
-            self._under_way -= 1
+            place.leave()
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, place: Place) -> None:
         started = False
 
         async def note_start(message: Message) -> None:
@@ -48,12 +49,15 @@ class Frame:
             await send(message)
 
         try:
+            place.take()
             bytes_max = body_bytes_max(scope["path"])
             if int(Headers(scope=scope).get("content-length", "0")) > bytes_max:
-                raise _too_large(bytes_max)
-            await self._app(scope, _bounded(receive, bytes_max), note_start)
+                raise too_large(bytes_max)
+            await self._app(scope, BoundedBody(receive, bytes_max, place), note_start)
         except HTTPException as error:
-            await problem(error.status_code, error.detail)(scope, receive, send)
+            if started:
+                raise
+            await problem(error.status_code, error.detail, dict(error.headers or {}))(scope, receive, send)
         except Exception:
             log.exception("request failed", method=scope["method"], path=scope["path"])
             if started:
@@ -65,30 +69,3 @@ def _traceparent(headers: Headers) -> str | None:
     """The caller's trace. A malformed header, or several, is as good as none."""
     given = headers.getlist(trace.HEADER)
     return trace.parse(given[0]) if len(given) == 1 else None
-
-
-def body_bytes_max(path: str) -> int:
-    """How large a body may be there."""
-    for end, bytes_max in BATCH_BODY_BYTES_MAX.items():
-        if path.endswith(end):
-            return bytes_max
-    return BODY_BYTES_MAX
-
-
-def _bounded(receive: Receive, bytes_max: int) -> Receive:
-    """`receive` that raises when a body without a declared length becomes too large."""
-    taken_bytes = 0
-
-    async def take() -> Message:
-        nonlocal taken_bytes
-        message = await receive()
-        taken_bytes += len(message.get("body", b""))
-        if taken_bytes > bytes_max:
-            raise _too_large(bytes_max)
-        return message
-
-    return take
-
-
-def _too_large(bytes_max: int) -> HTTPException:
-    return HTTPException(413, f"the body is larger than {bytes_max} bytes, which is the most that is taken here")

@@ -1,14 +1,18 @@
 """Rate limits around every request under /v1: by client address, and by token if there is one (rate_limits.py).
 
 The address is the peer's, or what a trusted proxy says (api_server.py); of an IPv6 address the first 64 bits, since
-each client has all addresses below them. A token is counted as it was sent, before it is checked.
+each client has all addresses below them. A token is counted as it was sent, before it is checked. A batch is counted
+again once its items are known, before it acts.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from ipaddress import AddressValueError, IPv6Address
 
+from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +24,11 @@ from infra.rate_limits import Bucket, Level, bucket_of
 PREFIX = "/v1/"
 BATCHES_AT_ONCE = 2  # the second call starts while the first one is under way
 IPV6_HOST_BITS = 64
+ITEMS_A_REQUEST = (
+    10  # of a batch: one costs a tenth of a request, or less (`fanfold bench publish`: post_many and HTTP)
+)
+BATCH_S = 1  # what a batch takes at most, so that a large one passes also beside other requests: half of a full bucket
+SHARE = "fanfold.share"  # in an ASGI scope
 
 
 class Limits:
@@ -43,20 +52,49 @@ class Limits:
         if not buckets:
             await self._app(scope, receive, send)
             return
+        scope[SHARE] = share = Share(self._take, buckets, self._closed)
         try:
-            level = await asyncio.wrap_future(self._take(buckets))
+            await share.count(1)
+        except HTTPException as error:
+            await problem(error.status_code, error.detail, dict(error.headers or {}))(scope, receive, send)
+        else:
+            await self._app(scope, receive, _with_headers(send, share))
+
+
+class Share:
+    """What one request takes of its buckets, and what is left in the tightest of them."""
+
+    def __init__(
+        self, take: Callable[[Sequence[Bucket]], "Future[Level]"], buckets: Sequence[Bucket], closed: bool
+    ) -> None:
+        self._take = take
+        self._buckets = buckets
+        self._closed = closed
+        self.headers: dict[str, str] = {}
+
+    async def count(self, requests: int) -> None:
+        """Counts for so many requests, of a bucket at most for `BATCH_S` of its rate. Raises an `HTTPException`: 429,
+        or 503 without Redis when that is closed."""
+        wanted = [replace(one, requests=min(requests, BATCH_S * one.rate)) for one in self._buckets]
+        try:
+            level = await asyncio.wrap_future(self._take(wanted))
         except FanfoldError:
             if self._closed:
                 detail = "Redis does not answer, and without it no rate limit can be checked; try again"
-                await problem(503, detail)(scope, receive, send)
-            else:
-                await self._app(scope, receive, send)
+                raise HTTPException(503, detail) from None
             return
-        if level.allowed:
-            await self._app(scope, receive, _with_headers(send, level.headers))
-        else:
+        self.headers = level.headers
+        if not level.allowed:
             detail = f"more than {level.bucket.rate} requests a second {level.bucket.whose}; try again in a moment"
-            await problem(429, detail, level.headers)(scope, receive, send)
+            raise HTTPException(429, detail, level.headers)
+
+
+async def count_items(request: Request, items: int) -> None:
+    """Counts a batch of so many items; it was counted as one request already. Raises as `Share.count`."""
+    share = request.scope.get(SHARE)
+    more = math.ceil(items / ITEMS_A_REQUEST) - 1
+    if isinstance(share, Share) and more > 0:
+        await share.count(more)
 
 
 def buckets_of(scope: Scope, live: LiveSettings) -> list[Bucket]:
@@ -86,10 +124,10 @@ def client_network(address: str) -> str:
     return str(parsed.ipv4_mapped or IPv6Address(number))
 
 
-def _with_headers(send: Send, headers: dict[str, str]) -> Send:
+def _with_headers(send: Send, share: Share) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(headers)
+            MutableHeaders(scope=message).update(share.headers)
         await send(message)
 
     return send_with_headers

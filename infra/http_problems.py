@@ -38,10 +38,12 @@ KINDS = {
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
+    408: "body-too-late",
     409: "conflict",
     413: "body-too-large",
     422: "invalid-input",
     429: "too-many-requests",
+    431: "headers-too-large",
     500: "internal-error",
     503: "unavailable",
 }
@@ -50,10 +52,12 @@ EXAMPLES = {
     401: "the token is unknown or revoked, or its user was deleted",
     403: "this needs a token with scope write, and the token that was given has read",
     404: "user 1007 does not exist",
+    408: "the body was not there within 20 s, which is the longest that is waited for one",
     409: "the handle 'ada' is taken",
     413: "the body is larger than 65536 bytes, which is the most that is taken here",
     422: "handle is 'a b', but must be 1 to 30 letters, digits or underscores",
     429: "more than 200 requests a second with this token; try again in a moment",
+    431: "the request's first line and headers have more than 65536 bytes, which is the most that is taken",
     503: "PostgreSQL cannot do its part at the moment; try again",
 }
 SERVERS: Mapping[type[FanfoldError], str] = {

@@ -18,7 +18,7 @@ RANGES = {
     "timeline_ttl_s": (3_600, 365 * DAY_S),
     "rate_per_token": (0, 100_000),
     "rate_per_address": (0, 100_000),
-    "outbox_age_max_s": (1, DAY_S),
+    "outbox_age_max_s": (0, DAY_S),
 }
 
 
@@ -27,7 +27,7 @@ class LiveSettings:
     """threshold: followers above which an author is a celebrity; length of a home timeline; time to live.
 
     Requests a second to the HTTP API, of one token and of one client address (0: no limit); the age of the oldest event
-    not sent to Kafka above which the API takes no more writes.
+    not sent to Kafka above which the API takes no more writes (0: any, and nobody looks).
     """
 
     threshold: int = 10_000

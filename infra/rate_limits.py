@@ -28,17 +28,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket by its key: whose it is, and the requests a second that it allows."""
+    """A bucket by its key: whose it is, the requests a second that it allows, and how many are taken at once, which is
+    at most what a full one holds."""
 
     key: bytes
     whose: str
     rate: int
+    requests: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A bucket after a request: whether it had one left, how many are left now, and in how many seconds it is full
-    again, or has one again if it had none."""
+    """A bucket after a request: whether it had as many left as are taken, how many are left now, and in how many
+    seconds it is full again, or has enough again if it had not."""
 
     bucket: Bucket
     allowed: bool
@@ -65,7 +67,8 @@ class RateLimits:
         self._left_out_until_s: dict[str, float] = {}
 
     def take(self, requests: Sequence[Sequence[Bucket]]) -> list[Level | Exception]:
-        """One of each bucket of each request: the level of the tightest, or `RedisUnavailable` when one is nowhere.
+        """Takes what each bucket of each request says: the level of the tightest, or `RedisUnavailable` when one is
+        nowhere.
 
         One call a node. A request that one bucket refuses has taken from its others.
         """
@@ -124,7 +127,7 @@ def tightest(levels: Sequence[Level | Exception]) -> Level | Exception:
 def _arguments(buckets: Sequence[Bucket]) -> list[Argument]:
     arguments: list[Argument] = [BURST_S * 1_000_000]
     for bucket in buckets:
-        arguments += [bucket.key, bucket.rate]
+        arguments += [bucket.key, bucket.rate, bucket.requests]
     return arguments
 
 

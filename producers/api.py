@@ -34,9 +34,7 @@ _BEGUN: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post(
-    "/users", status_code=201, tags=["users"], responses=_CREATED | documented(400, 409, 413), openapi_extra=PUBLIC
-)
+@router.post("/users", status_code=201, tags=["users"], responses=_CREATED | documented(400, 409), openapi_extra=PUBLIC)
 def create_user(new: UserRequest, publisher: ThePublisher, key: Key, response: Response) -> UserAnswer:
     """Create a user."""
     user = publisher.create_user(new.handle, new.id, key)
@@ -65,7 +63,7 @@ def _erased(publisher: Publisher, user_id: int) -> bool:
         return False
 
 
-@router.post("/tweets", status_code=201, tags=["tweets"], responses=_CREATED | documented(400, 403, 404, 409, 413))
+@router.post("/tweets", status_code=201, tags=["tweets"], responses=_CREATED | documented(400, 403, 404, 409))
 async def post(
     new: TweetRequest, access: Writing, publisher: ThePublisher, key: Key, response: Response
 ) -> TweetAnswer:

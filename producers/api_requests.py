@@ -6,6 +6,7 @@ from fastapi import Depends, Header, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from infra.http_input import Id
+from infra.http_limits import count_items
 from producers.idempotency import check_key
 from producers.rules import HANDLE
 
@@ -85,10 +86,19 @@ async def idempotency_key(
     return None if given is None else check_key(given)
 
 
-async def raw_body(request: Request) -> bytes:
-    """The body as it was sent."""
-    return await request.body()
-
-
 Key = Annotated[str | None, Depends(idempotency_key)]
-RawBody = Annotated[bytes, Depends(raw_body)]
+
+
+async def _counted_tweets(request: Request, new: TweetsRequest) -> TweetsRequest:
+    await count_items(request, len(new.tweets))
+    return new
+
+
+async def _counted_follows(request: Request, new: FollowsRequest) -> FollowsRequest:
+    await count_items(request, len(new.ids))
+    return new
+
+
+# Batches that were taken from their rate limits.
+CountedTweets = Annotated[TweetsRequest, Depends(_counted_tweets)]
+CountedFollows = Annotated[FollowsRequest, Depends(_counted_follows)]

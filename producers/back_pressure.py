@@ -33,7 +33,9 @@ class BackPressure:
         self._next_look_s = clock_s()
 
     async def check(self, age_max_s: float) -> None:
-        """Raises `Overloaded` when the oldest event was older than this at the last look."""
+        """Raises `Overloaded` when the oldest event was older than this at the last look; never when this is 0."""
+        if not age_max_s:
+            return
         now_s = self._clock_s()
         if now_s >= self._next_look_s:
             self._next_look_s = now_s + PERIOD_S  # before the look, so that nobody else looks meanwhile

@@ -13,7 +13,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra.database import lock_authors
 from infra.errors import InvalidInput, KeyReused
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -113,15 +112,3 @@ def keep_answers(connection: sa.Connection, answers: Mapping[Name, Kept]) -> Non
 def sweep(connection: sa.Connection) -> int:
     """Removes some keys that are over a day old; how many."""
     return connection.execute(_SWEEP, {"kept_hours": KEPT_HOURS, "limit": KEYS_PER_SWEEP_MAX}).rowcount
-
-
-def claim_key(connection: sa.Connection, user_id: int, key: str, body: bytes) -> None:
-    """Notes that a key belongs to this body. Raises `KeyReused` when it belongs to another one."""
-    check_key(key)
-    lock_authors(connection, [user_id])
-    name, request = (user_id, key), hashlib.sha256(body).digest()
-    kept = kept_answers(connection, [name]).get(name)
-    if kept is None:
-        keep_answers(connection, {name: Kept(key, request, "")})
-    else:
-        kept.answer_to(user_id, request)

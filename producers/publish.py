@@ -25,7 +25,6 @@ from producers.batches import authors_of, in_batches, name_of, need_all, parts_o
 from producers.deleting import delete_tweet
 from producers.erasing import Erased, Eraser, Progress
 from producers.following import Pair
-from producers.idempotency import claim_key
 from producers.node_lease import NodeLease
 from producers.posting import NewTweet, Tweet, checked, post_batch, try_lock_originals
 from producers.rules import check_id, check_not_self
@@ -184,12 +183,6 @@ class Publisher:
     def following(self, user_id: int, cursor: Cursor = Cursor()) -> UserPage:
         """A page of those whom a user follows. Raises `NotFound`."""
         return social.following(self._engine, check_id(user_id, "user"), cursor)
-
-    def claim_key(self, user_id: int, key: str, body: bytes) -> None:
-        """For a request of many items: notes that this key belongs to this body. Raises `KeyReused` when it belongs to
-        another one."""
-        with transaction(self._engine) as connection:
-            claim_key(connection, user_id, key, body)
 
     # Batches
 

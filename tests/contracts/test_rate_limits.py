@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from infra.composition import BRIEF_TIMEOUT_S, Stores
 from infra.errors import RedisUnavailable
@@ -81,6 +82,18 @@ def test_who_is_refused_takes_nothing(limits: RateLimits) -> None:
     limits.take([[bucket]] * 2)
     waits = [one(limits, bucket).reset_s for _ in range(20)]
     assert max(waits) <= 1.0
+
+
+def test_several_are_taken_at_once_or_none(limits: RateLimits) -> None:
+    bucket = fresh(1_000)
+    level = one(limits, replace(bucket, requests=1_500))
+    assert (level.allowed, level.remaining) == (True, 500)
+    slow = fresh(1)
+    assert one(limits, slow).remaining == 1
+    refused = one(limits, replace(slow, requests=2))
+    assert (refused.allowed, refused.remaining) == (False, 1)
+    assert 0 < refused.reset_s <= 1
+    assert one(limits, slow).allowed
 
 
 def test_a_bucket_lives_until_it_is_full(stores: Stores, limits: RateLimits) -> None:
@@ -174,3 +187,16 @@ def test_over_http_a_token_and_an_address_have_each_their_limit(
     assert "5 requests a second from this address" in problem_of(response, 429)
     assert statuses(elsewhere, 3, {}) == [404] * 3
     assert client.get("/healthz").status_code == 200
+
+
+def test_over_http_a_batch_takes_more_than_a_request(strict: Stores, make_users: Callable[[int], list[int]]) -> None:
+    client = client_of(strict)
+    headers, body = client.acting(make_users(1)[0], Scope.ADMIN), {"tweets": [{"text": "Hello"}] * 20}
+    responses = [client.post("/v1/tweets:batch", json=body, headers=headers) for _ in range(6)]
+    assert responses[0].status_code == 200
+    assert int(responses[0].headers["ratelimit-remaining"]) <= 2, "a lone request leaves 3 of 4"
+    refused = [response for response in responses if response.status_code != 200]
+    assert "2 requests a second with this token" in problem_of(refused[0], 429)
+    with strict.engine.connect() as connection:
+        posted = connection.execute(sa.text("SELECT count(*) FROM tweets")).scalar_one()
+    assert posted == 20 * (len(responses) - len(refused))

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from infra import outbox
 from infra.cloud_events import TRACE_HEADERS, constant_headers, headers_of
+from infra.live_settings import LiveSettings, set_live_settings
+from infra.tables import idempotency_keys as keys
 from infra.tables import outbox as table
 from infra.topics import ACTIVITY
+from producers.idempotency import KEPT_HOURS
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "debezium.md").read_text(encoding="utf-8")
 SQL = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)[0]
@@ -57,3 +60,15 @@ def test_every_transform_is_set_up_and_the_lifted_field_is_the_inserted_one() ->
 def test_the_statements_make_what_the_connector_names() -> None:
     assert f"CREATE ROLE {CONFIG['database.user']} " in SQL
     assert f"CREATE PUBLICATION {CONFIG['publication.name']} FOR TABLE {table.name} " in SQL
+
+
+def test_the_page_turns_off_what_would_refuse_every_write() -> None:
+    """Rows of the outbox stay there, so they are older than any limit."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert f"import {set_live_settings.__name__}\n" in code
+    (value,) = re.findall(r"outbox_age_max_s=(\d+)\)", code)
+    assert LiveSettings(outbox_age_max_s=int(value)).outbox_age_max_s == 0
+
+
+def test_the_page_removes_keys_when_they_are_no_longer_answered_from() -> None:
+    assert f"DELETE FROM {keys.name} WHERE {keys.c.created_at.name} < now() - interval '{KEPT_HOURS} hours'" in PAGE

@@ -28,8 +28,9 @@ from infra.errors import (
 )
 from infra.http import GATHERED_CONNECTIONS_MAX
 from infra.http_access import CHECKS_AT_ONCE
-from infra.http_frame import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
+from infra.http_bodies import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
 from infra.ids import ID_MAX
+from infra.tokens import Scope
 from producers.api_requests import FOLLOWS_MAX, TWEETS_MAX
 from producers.publish import POSTS_AT_ONCE, WAITING_MAX
 from producers.rules import TEXT_MAX
@@ -122,7 +123,14 @@ def test_a_body_that_turns_out_too_large_is_refused(client: Client, path: str, b
         for _ in range(bytes_max // 1024 + 1):
             yield b"x" * 1024
 
-    assert f"larger than {bytes_max} bytes" in problem_of(client.post(path, content=pieces()), 413)
+    response = client.post(path, content=pieces(), headers=client.acting(1, Scope.ADMIN))
+    assert f"larger than {bytes_max} bytes" in problem_of(response, 413)
+
+
+def test_a_body_that_is_declared_too_large_is_refused_also_where_none_is_read(client: Client) -> None:
+    for method, path in [("GET", "/healthz"), ("GET", "/v1/users/1"), ("PUT", "/v1/users/1/following/2")]:
+        response = client.request(method, path, content=b"x" * (BODY_BYTES_MAX + 1))
+        assert f"larger than {BODY_BYTES_MAX} bytes" in problem_of(response, 413)
 
 
 def test_what_works_outside_the_routes_threads_has_its_share_of_the_pool() -> None:
@@ -143,9 +151,17 @@ def test_a_body_of_just_the_limit_is_read(client: Client) -> None:
 
 def test_more_requests_than_the_limit_are_sent_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_frame, "REQUESTS_MAX", 0)
-    response = client.get("/healthz")
-    problem_of(response, 503)
+    response = client.get("/v1/nothing")
+    assert "0 requests are under way" in problem_of(response, 503)
     assert response.headers["retry-after"] == "1"
+    assert [client.get(path).status_code for path in ("/healthz", "/metrics")] == [200, 200]
+
+
+def test_who_asks_whether_the_process_lives_is_never_sent_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_frame, "OPERATORS_REQUESTS_MAX", 0)
+    for path in ("/readyz", "/metrics"):
+        assert "0 requests are under way" in problem_of(client.get(path), 503)
+    assert client.get("/healthz").status_code == 200
 
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -218,9 +234,11 @@ def test_what_the_frame_itself_answers_is_in_the_document(client: Client) -> Non
     for name, operation in operations(client).items():
         if "/v1/" in name:
             needed = {"401", "422", "429", "503"}
-            needed |= {"400", "413"} if "requestBody" in operation else set()
+            needed |= {"400", "408"} if "requestBody" in operation else set()
             needed |= set() if {} in operation["security"] else {"403"}
             assert needed <= operation["responses"].keys(), name
+        assert {"413", "431"} <= operation["responses"].keys(), name
+        assert ("503" in operation["responses"]) == ("/healthz" not in name)
 
 
 def test_the_documentation_is_a_page_that_needs_no_other_site(client: Client) -> None:

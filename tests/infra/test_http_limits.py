@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from infra.errors import RedisRefused, RedisUnavailable
-from infra.http_limits import Limits, buckets_of, client_network
+from infra.http_limits import Limits, buckets_of, client_network, count_items
+from infra.http_problems import answer_problems
 from infra.live_settings import LiveSettings
 from infra.rate_limits import Bucket, Level, bucket_of, tightest
 from tests.http_client import Client, MemoryTokens, bearing, problem_of
@@ -94,6 +96,7 @@ def answering(outcome: Level | Exception) -> Take:
 
 def limited(take: Take, *, closed: bool = False) -> Client:
     app = FastAPI()
+    answer_problems(app)
     app.add_middleware(Limits, take=take, live=LiveSettings, closed=closed)
     app.add_api_route("/v1/x", lambda: "served")
     app.add_api_route("/healthz", lambda: "served")
@@ -127,6 +130,53 @@ def test_without_redis_requests_are_taken_or_put_off_as_it_is_set(error: Excepti
     response = limited(answering(error), closed=True).get("/v1/x")
     assert "Redis does not answer" in problem_of(response, 503)
     assert response.headers["retry-after"] == "1"
+
+
+class Counter:
+    """Answers a batch's two calls, and knows what was taken."""
+
+    def __init__(self, *outcomes: Level | Exception) -> None:
+        self.taken: list[list[int]] = []
+        self._outcomes = iter(outcomes)
+
+    def __call__(self, buckets: Sequence[Bucket]) -> "Future[Level]":
+        """As `Gathering.submit`."""
+        self.taken.append([bucket.requests for bucket in buckets])
+        return answering(next(self._outcomes))(buckets)
+
+
+def send_batch(counter: Counter, items: int, *, closed: bool = False) -> httpx.Response:
+    async def batch(request: Request) -> str:
+        await count_items(request, items)
+        return "served"
+
+    client = limited(counter, closed=closed)
+    client.app.add_api_route("/v1/x:batch", batch, methods=["POST"])
+    return client.post("/v1/x:batch", headers=bearing("x"))
+
+
+@pytest.mark.parametrize(
+    ("items", "taken"),
+    [(0, []), (1, []), (10, []), (11, [[1, 1]]), (500, [[49, 49]]), (5_000, [[499, 200]]), (10**6, [[1_000, 200]])],
+)
+def test_a_batch_counts_for_each_ten_items_and_at_most_for_a_second(items: int, taken: list[list[int]]) -> None:
+    counter = Counter(Level(TOKEN, True, 399, 0.1), Level(TOKEN, True, 99, 1.5))
+    response = send_batch(counter, items)
+    assert response.json() == "served"
+    assert counter.taken == [[1, 1], *taken]
+    assert response.headers["ratelimit-remaining"] == ("99" if taken else "399")
+
+
+def test_a_batch_that_is_too_much_is_told_how_long_to_wait() -> None:
+    response = send_batch(Counter(Level(TOKEN, True, 20, 1.9), Level(TOKEN, False, 20, 1.1)), 500)
+    assert problem_of(response, 429).startswith("more than 200 requests a second with this token")
+    assert (response.headers["retry-after"], response.headers["ratelimit-remaining"]) == ("2", "20")
+
+
+def test_a_batch_is_counted_without_redis_as_it_is_set() -> None:
+    outcomes = Level(TOKEN, True, 20, 1.9), RedisUnavailable("away")
+    assert send_batch(Counter(*outcomes), 500).json() == "served"
+    assert "Redis does not answer" in problem_of(send_batch(Counter(*outcomes), 500, closed=True), 503)
 
 
 def test_health_is_asked_without_limits() -> None:

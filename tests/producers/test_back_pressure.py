@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from infra.errors import DatabaseUnavailable, Overloaded
+from infra.live_settings import LiveSettings
 from producers.back_pressure import PERIOD_S, BackPressure
 
 
@@ -70,3 +71,10 @@ def test_a_database_that_is_away_is_the_routes_to_tell() -> None:
     watch.check()
     watch.age_s, watch.now_s = -1, watch.now_s + PERIOD_S
     assert watch.check() == 0
+
+
+def test_an_age_of_0_turns_it_off_and_nobody_looks() -> None:
+    """As with Debezium, where nobody deletes what was sent."""
+    watch = Watch(7_200)
+    anyio.run(watch.pressure.check, LiveSettings(outbox_age_max_s=0).outbox_age_max_s)
+    assert watch.looks == 0

@@ -1,13 +1,35 @@
+import sys
+import unicodedata
+
 import pytest
 
 from infra.errors import InvalidInput
-from producers.rules import TEXT_MAX, check_handle, check_id, check_not_self, check_text
+from producers.rules import RAW_TEXT_MAX, TEXT_MAX, check_handle, check_id, check_not_self, check_text
 
 
 def test_a_text_is_counted_in_code_points_after_nfc() -> None:
     decomposed = "e\u0301" * TEXT_MAX
 
     assert check_text(decomposed) == "\u00e9" * TEXT_MAX
+
+
+def test_no_text_of_280_characters_is_longer_in_another_form_than_the_bound() -> None:
+    longest = max(map(chr, range(sys.maxunicode + 1)), key=lambda one: len(unicodedata.normalize("NFD", one)))
+    decomposed = unicodedata.normalize("NFD", longest) * TEXT_MAX
+
+    assert len(decomposed) == RAW_TEXT_MAX
+    assert len(check_text(decomposed)) <= TEXT_MAX
+
+
+def test_a_text_that_is_too_long_in_any_form_is_refused_before_it_is_normalised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sorting these marks takes seconds, in which the event loop does nothing else."""
+    text = "a" + "\u0300" * 16_000 + "\u0316" * 16_000
+    monkeypatch.setattr("producers.rules.unicodedata", None)
+
+    with pytest.raises(InvalidInput, match="the text has 32001 characters; a tweet has 1 to 280"):
+        check_text(text)
 
 
 @pytest.mark.parametrize("text", ["a", "a" * TEXT_MAX, "😡" * TEXT_MAX])

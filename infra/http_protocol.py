@@ -1,0 +1,107 @@
+"""HTTP/1.1 of one connection: uvicorn's, with a bound on a request's first line and headers, in bytes and in time.
+
+uvicorn and httptools keep what comes before a body, and behind a chunked one, without a bound. Next: http_frame.py.
+"""
+
+from asyncio import BaseTransport, TimerHandle
+from http import HTTPStatus
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from infra.http_problems import problem
+
+HEAD_BYTES_MAX = 64 * 1024  # first line and headers, four times what proxies commonly take; a token has 66 bytes
+HEAD_WITHIN_S = 10.0  # some time for a proxy that connects ahead; who sends nothing has a connection no longer
+
+
+class HeadTooLarge(Exception):
+    """Raised inside the parser to stop it."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Answers 431 and closes above `HEAD_BYTES_MAX`, of what is kept or of what was read and is not complete. Closes
+    when a head is not there `HEAD_WITHIN_S` after the connection was made, or after the head's first bytes."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._read_bytes = 0  # since the last head or piece of a body was complete
+        self._kept_bytes = 0  # of one request
+        self._in_head = True
+        self._too_late: TimerHandle | None = None
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(cast(Any, transport))
+        self._begin_to_wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_to_wait()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._read_bytes += len(data)
+        if self._in_head and self._too_late is None:
+            self._begin_to_wait()
+        super().data_received(data)
+        if self._read_bytes > HEAD_BYTES_MAX:
+            self._refuse()
+
+    def on_message_begin(self) -> None:
+        self._kept_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._keep(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._keep(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._read_bytes, self._in_head = 0, False
+        self._end_to_wait()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._read_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._read_bytes, self._in_head = 0, True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._kept_bytes > HEAD_BYTES_MAX:
+            self._refuse()
+        else:
+            super().send_400_response(msg)
+
+    def _keep(self, count_bytes: int) -> None:
+        self._kept_bytes += count_bytes
+        if self._kept_bytes > HEAD_BYTES_MAX:
+            raise HeadTooLarge
+
+    def _begin_to_wait(self) -> None:
+        self._too_late = self.loop.call_later(HEAD_WITHIN_S, self.transport.close)
+
+    def _end_to_wait(self) -> None:
+        if self._too_late is not None:
+            self._too_late.cancel()
+            self._too_late = None
+
+    def _refuse(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:  # else this would stand inside the last one's answer
+            self.transport.write(_refusal())
+        self.transport.close()
+
+
+def _refusal() -> bytes:
+    detail = (
+        f"the request's first line and headers have more than {HEAD_BYTES_MAX} bytes, which is the most that is taken"
+    )
+    answer = problem(431, detail, {"Connection": "close"})
+    head = b"".join(b"%b: %b\r\n" % (name, value) for name, value in answer.raw_headers)
+    return f"HTTP/1.1 431 {HTTPStatus(431).phrase}\r\n".encode() + head + b"\r\n" + bytes(answer.body)
