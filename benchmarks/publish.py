@@ -19,6 +19,7 @@ from rich.console import Console
 
 from benchmarks.http_load import Load, Loaded, run_load
 from benchmarks.publish_limits import insert_limit, produce_limit
+from benchmarks.publish_slowly import idle_cpu_share, to_kafka_ms
 from benchmarks.stage import Ground
 from benchmarks.warm_state import warm
 from consumers.applied import wait_until_applied
@@ -31,6 +32,7 @@ from infra.errors import FanfoldError, StackError
 from infra.events import Activity, ActivityType, encode_activity
 from infra.kafka import producer_config
 from infra.live_settings import set_live_settings
+from infra.stack.status import read_status
 from infra.tokens import Tokens
 from infra.topics import ACTIVITY
 from producers.publish import NewTweet, Tweet, need_all
@@ -45,6 +47,7 @@ SINGLE_CALLERS = 32
 CONNECTIONS = 64
 APPLIED_LIMIT_S = 600.0
 POLL_S = 0.02
+IDLE_S = 10.0
 NO_LIMIT = 100_000  # requests a second: the limiter works, and refuses nothing
 TEXT = "A tweet that was posted to measure"
 
@@ -88,6 +91,8 @@ class PublishReport:
     followed: Figures
     insert_limit_per_s: float
     produce_limit_per_s: float
+    to_kafka_ms: Sequence[float]
+    relay_idle_cpu_share: float
     durability: Mapping[str, str]
     workers: int
     audit: AuditResult
@@ -100,6 +105,9 @@ class PublishReport:
             "insert_limit_per_s": round(self.insert_limit_per_s),
             "produce_limit_per_s": round(self.produce_limit_per_s),
             "ratio": round(self.without.post_many_per_s / limit, 3),
+            "to_kafka_ms_p50": round(float(np.percentile(self.to_kafka_ms, 50)), 1),
+            "to_kafka_ms_p99": round(float(np.percentile(self.to_kafka_ms, 99)), 1),
+            "relay_idle_cpu_share": round(self.relay_idle_cpu_share, 4),
             "followers_100": self.followed.as_json(),
         }
         shown = measured if self.audit.clean else dict.fromkeys(measured)
@@ -133,9 +141,12 @@ class PublishBench:
         without = self._figures("without followers", authors)
         with_followers = self._figures(f"with {FOLLOWERS_EACH} followers each", followed)
         limits = self._insert_limit(authors), self._produce_limit(authors)
+        slowly = self._to_kafka_ms(authors), self._relay_idle_cpu_share()
         self._watcher.step("comparing all timelines with the database")
         result = audit(self._stores.engine, self._stores.timelines, complete=True, progress=self._watcher.counted)
-        return PublishReport(without, with_followers, *limits, self._durability(), self._options.workers, result)
+        return PublishReport(
+            without, with_followers, *limits, *slowly, self._durability(), self._options.workers, result
+        )
 
     def _fill(self) -> tuple[range, range]:
         """Users by id: authors without followers, authors with followers, and these."""
@@ -219,6 +230,20 @@ class PublishBench:
         messages = list(islice(cycle(map(_message, posted)), self._options.tweets))
         return self._measured("a bare producer", lambda: produce_limit(self._settings.kafka_bootstrap, messages))
 
+    def _to_kafka_ms(self, authors: Sequence[int]) -> list[float]:
+        self._watcher.step("one post after the other, until it can be read from Kafka")
+        found = to_kafka_ms(self._publisher, self._settings.kafka_bootstrap, authors, TEXT)
+        self._watcher.done(f"{np.percentile(found, 50):,.1f} ms in the median")
+        self._settle()
+        return found
+
+    def _relay_idle_cpu_share(self) -> float:
+        self._watcher.step(f"nobody posts for {IDLE_S:g} s")
+        [address] = [part.address for part in read_status(self._settings).parts if part.name == "relay"]
+        found = idle_cpu_share(address, IDLE_S)
+        self._watcher.done(f"the relay takes {found:.2%} of a processor")
+        return found
+
     def _settle(self) -> None:
         wait_until_applied(self._stores.engine, self._settings.kafka_bootstrap, APPLIED_LIMIT_S)
 
@@ -274,3 +299,7 @@ def print_publish(report: PublishReport) -> None:
         f"  bare inserts  {shown['insert_limit_per_s']:>10,}\n  bare producer {shown['produce_limit_per_s']:>10,}"
     )
     console.print(f"  post_many to the lower of them: {shown['ratio']}")
+    console.print(
+        f"  one post after the other can be read from Kafka after {shown['to_kafka_ms_p50']} ms (p50), "
+        f"{shown['to_kafka_ms_p99']} ms (p99); an idle relay takes {shown['relay_idle_cpu_share']:.2%} of a processor"
+    )
