@@ -7,7 +7,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from infra import metrics
 from infra.events import Activity, decode_activity
-from infra.kafka import GROUP, TRANSACTION_TIMEOUT_MS, Claim, TransactionalProducer, await_settled
+from infra.kafka import CALL_TIMEOUT_S, GROUP, TRANSACTION_TIMEOUT_MS, Claim, TransactionalProducer, await_settled
 from infra.settings import Settings
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
@@ -27,6 +27,7 @@ from streams.batches import work_in_batches
 from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetters
 from streams.deliver import Deliverer, Received, apply_together, receive
+from streams.ending import end_process
 from streams.fan_out import Chunk, FanOut, pack_messages, read_facts
 from streams.handling import Handling, Together, Work, until_done
 from streams.in_order import InOrderConsumer
@@ -49,6 +50,7 @@ DELIVER_ROUNDS = Limits(at_once=2, partitions=DELIVERIES.partitions, beside_byte
 THREADS = FAN_OUT_ROUNDS.at_once * 2 + DELIVER_ROUNDS.at_once
 # A transaction is open meanwhile: an index of millions of follows may take longer to load than the broker allows one.
 CLAIM_AGE_MAX_S = TRANSACTION_TIMEOUT_MS / 1000 / 4
+CLAIM_WITHIN_S = CALL_TIMEOUT_S * 2 + 5.0  # the check and the abort after it, each with its own time-out
 
 T = TypeVar("T")
 
@@ -232,10 +234,10 @@ class FanOutWork:
         try:
             chunks = self._plan(run)
         except BaseException:
-            if claimed.exception() is None:
+            if _ended(claimed).exception() is None:
                 producer.abort()
             raise
-        claimed.result()  # a producer is one thread's at a time
+        _ended(claimed).result()  # a producer is one thread's at a time
         if time.monotonic() - began_s > CLAIM_AGE_MAX_S:
             producer.abort()
             producer.begin(claim)
@@ -269,6 +271,14 @@ class FanOutWork:
                 held[1].close()
             held = self._held[partition] = generation, FanOut(self.parts.engine)
         return held[1]
+
+
+def _ended(claimed: "Future[None]") -> "Future[None]":
+    """The claim's check, over. After a broker was killed librdkafka was seen waiting for minutes, whatever its time-out:
+    such a producer cannot be closed either, so the process ends, unacknowledged, and another one goes on."""
+    if not wait([claimed], CLAIM_WITHIN_S).done:
+        end_process(f"Kafka's client did not end the check of a claim within {CLAIM_WITHIN_S:g} s")
+    return claimed
 
 
 class DeliverWork:

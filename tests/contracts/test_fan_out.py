@@ -1,6 +1,7 @@
 """fan_out on real Kafka and PostgreSQL: whose followers a tweet goes to while partitions move and follows change."""
 
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import SimpleNamespace
@@ -249,6 +250,27 @@ def test_a_plan_that_fails_leaves_no_transaction_open(
     workers[0].run(1, tweet)
 
     assert log.home_targets(tweet[2]) == {follower}
+
+
+def test_a_client_that_never_ends_the_check_of_a_claim_ends_the_process(
+    workers: Sequence[Worker], publisher: Publisher, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(BaseException):
+        """Raised where the process would end."""
+
+    def end(reason: str) -> None:
+        raise Ended(reason)
+
+    [author] = make_users(1)
+    tweet, over = post(publisher, author), threading.Event()
+    monkeypatch.setattr(TransactionalProducer, "begin", lambda *_: over.wait(READ_WITHIN_S))
+    monkeypatch.setattr(app, "CLAIM_WITHIN_S", 0.1)
+    monkeypatch.setattr(app, "end_process", end)
+
+    with pytest.raises(Ended, match=r"the check of a claim within 0\.1 s"):
+        workers[0].run(1, tweet)
+
+    over.set()
 
 
 def test_batches_of_two_generations_are_not_sent_together(
