@@ -274,7 +274,7 @@ class FanOutWork:
 
 
 def _ended(claimed: "Future[None]") -> "Future[None]":
-    """The claim's check, over. After a broker was killed librdkafka was seen waiting for minutes, whatever its time-out:
+    """The claim's check, over. After a broker was killed librdkafka was seen waiting for minutes, past its time-out:
     such a producer cannot be closed either, so the process ends, unacknowledged, and another one goes on."""
     if not wait([claimed], CLAIM_WITHIN_S).done:
         end_process(f"Kafka's client did not end the check of a claim within {CLAIM_WITHIN_S:g} s")
