@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from infra import redis_keys
+from infra.errors import ZooKeeperUnavailable
 from infra.live_settings import LiveSettings
 from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument
@@ -39,7 +40,10 @@ class WriteThrough:
         """Puts committed tweets where they will be read. Late or lost it does no harm: a body does not replace a
         tombstone, and an entry that was retracted is not inserted (lua/timelines.lua, put_own)."""
         now_s = self._clock_s()
-        commands = self._commands(tweets)
+        try:
+            commands = self._commands(tweets)
+        except ZooKeeperUnavailable:  # no placement was written yet; an error would say that the tweets are not posted
+            return
         near = {name: of_node for name, of_node in commands.items() if self._away_until_s.get(name, 0.0) <= now_s}
         for name, answers in self._clusters.commands_at_once(near).items():
             if any(isinstance(answer, Exception) for answer in answers):

@@ -30,6 +30,7 @@ def claim(engine: sa.Engine, name: Name, body: bytes) -> str | None:
 def keep(engine: sa.Engine, name: Name, body: bytes, answer: str) -> None:
     """Keeps the answer to a key that was claimed. Never called, for a crash just before it: the repeat acts again."""
     with transaction(engine) as connection:
+        lock_authors(connection, [name[0]])
         keep_answers(connection, {name: _kept(name, body, answer)})
 
 

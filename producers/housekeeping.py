@@ -34,12 +34,16 @@ def keep_house(
     while not stop.wait(period_s):
         for chore in chores:
             beat()
-            try:
-                chore()
-            except DependencyError as error:
-                log.warning("housekeeping waits", error=str(error))
-            except Exception:
-                log.exception("housekeeping failed")
+            _try(chore)
+
+
+def _try(chore: Callable[[], object]) -> None:
+    try:
+        chore()
+    except DependencyError as error:
+        log.warning("housekeeping waits", error=str(error))
+    except Exception:
+        log.exception("housekeeping failed")
 
 
 def sweep_keys(engine: sa.Engine) -> int:
@@ -56,8 +60,8 @@ def sweep_keys(engine: sa.Engine) -> int:
 def erase_left_behind(
     settings: Settings, engine: sa.Engine, after_s: float, beat: Callable[[], None] = lambda: None
 ) -> int:
-    """Ends the erasing of users that began over `after_s` ago; how many. Opens Redis's clients only for that. Beats
-    before each user."""
+    """Ends the erasing of users that began over `after_s` ago; how many there were. Opens Redis's clients only for
+    that. Beats before each user."""
     users = left_behind(engine, after_s)
     if not users:
         return 0
@@ -65,6 +69,10 @@ def erase_left_behind(
         eraser = Eraser(opened.engine, opened.bodies, now_ms)
         for user_id in users:
             beat()
-            erased = eraser.erase(user_id, time.monotonic() + LEFT_BEHIND_AFTER_S, ignore_progress)
-            log.info("user erased", user=user_id, tweets=erased.tweets, follows=erased.follows, done=erased.complete)
+            _try(partial(_erase, eraser, user_id))  # one who cannot be erased does not keep the others
     return len(users)
+
+
+def _erase(eraser: Eraser, user_id: int) -> None:
+    erased = eraser.erase(user_id, time.monotonic() + LEFT_BEHIND_AFTER_S, ignore_progress)
+    log.info("user erased", user=user_id, tweets=erased.tweets, follows=erased.follows, done=erased.complete)

@@ -240,7 +240,7 @@ class FanOutWork:
         _ended(claimed).result()  # a producer is one thread's at a time
         if time.monotonic() - began_s > CLAIM_AGE_MAX_S:
             producer.abort()
-            producer.begin(claim)
+            _ended(self.parts.threads.submit(producer.begin, claim)).result()
         producer.finish(pack_messages(chunks))
 
     def _claim(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> Claim:
@@ -274,8 +274,8 @@ class FanOutWork:
 
 
 def _ended(claimed: "Future[None]") -> "Future[None]":
-    """The claim's check, over. After a broker was killed librdkafka was seen waiting for minutes, past its time-out:
-    such a producer cannot be closed either, so the process ends, unacknowledged, and another one goes on."""
+    """The claim's check, over. librdkafka does not look at its time-out (issue 5456) and may wait without end after a
+    broker was killed. Nor can such a producer be closed: the process ends, unacknowledged, and is started again."""
     if not wait([claimed], CLAIM_WITHIN_S).done:
         end_process(f"Kafka's client did not end the check of a claim within {CLAIM_WITHIN_S:g} s")
     return claimed

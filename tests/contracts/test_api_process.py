@@ -19,6 +19,7 @@ from infra.composition import Stores
 from infra.settings import PREFIX, Settings
 from infra.tokens import Tokens
 from tests.http_client import bearing
+from tests.waiting import wait_until
 
 READY_WITHIN_S = 60.0  # imports on a busy machine
 STOPPED_WITHIN_S = 5.0
@@ -42,13 +43,6 @@ def started(settings: Settings, folder: Path, port: int, host: str = "127.0.0.1"
             process.kill()
 
 
-def wait_until(done: Callable[[], bool], within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while not done():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
 def stopped(process: "subprocess.Popen[str]", number: signal.Signals) -> tuple[int, float]:
     """The exit code after a signal, and how long it took."""
     before = time.monotonic()
@@ -67,7 +61,7 @@ def test_it_serves_once_it_says_so_and_ends_soon_after_a_signal(
     stores: Stores, settings: Settings, tmp_path: Path, free_port: int, number: signal.Signals
 ) -> None:
     with started(settings, tmp_path, free_port) as process:
-        wait_until((tmp_path / "ready").exists, READY_WITHIN_S)
+        wait_until((tmp_path / "ready").exists, "the api", READY_WITHIN_S)
         assert (tmp_path / "ready").read_text().strip() == str(process.pid)
         with httpx.Client(base_url=f"http://127.0.0.1:{free_port}") as client:
             assert client.get("/readyz").status_code == 200
@@ -87,11 +81,11 @@ def test_a_request_that_hangs_does_not_keep_it_from_ending(
     author_id = make_users(1)[0]
     waiting = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     with started(settings, tmp_path, free_port) as process:
-        wait_until((tmp_path / "ready").exists, READY_WITHIN_S)
+        wait_until((tmp_path / "ready").exists, "the api", READY_WITHIN_S)
         with stores.engine.connect() as holder, socket.create_connection(("127.0.0.1", free_port)) as caller:
             holder.execute(sa.text("SELECT pg_advisory_xact_lock(:author)"), {"author": author_id})
             caller.sendall(post_request(Tokens(stores.engine).create(author_id)[1]))
-            wait_until(lambda: bool(holder.execute(waiting).scalar_one()), STOP_S)
+            wait_until(lambda: bool(holder.execute(waiting).scalar_one()), "the lock", STOP_S)
             code, took_s = stopped(process, signal.SIGTERM)
         assert code == 0
         assert took_s < STOPPED_WITHIN_S

@@ -1,6 +1,7 @@
 """Deleting a user on real servers: everything of his goes, as events, in batches that can be taken up again."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from infra.errors import Conflict, NotFound, RedisUnavailable
 from infra.settings import Settings
 from infra.tweet_bodies import TweetBodies
 from producers import erasing
-from producers.erasing import Erased, Eraser
+from producers.erasing import Erased, Eraser, left_behind
 from producers.housekeeping import erase_left_behind, sweep_keys
 from producers.publish import NewTweet, Publisher, Tweet, ignore_progress, need_all, now_ms
 from tests.contracts.test_publish import count, events
@@ -186,6 +187,28 @@ def test_housekeeping_ends_what_was_left_behind(
 
     assert publisher.delete_user(left) == Erased(0, 0, complete=True)
     assert publisher.post(NewTweet(kept, "still here")).author_id == kept
+
+
+def test_a_user_who_cannot_be_erased_does_not_keep_the_housekeeping_from_the_next(
+    publisher: Publisher, stores: Stores, settings: Settings, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = sorted(make_users(2))  # the lowest id is the first to be erased
+    publisher.post_many([NewTweet(stuck, "hello"), NewTweet(other, "hello")])
+    for user in (stuck, other):
+        publisher.delete_user(user, limit_s=0)
+    with stores.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE users SET deleted_at = deleted_at - interval '2 minutes'"))
+    erase = Eraser.erase
+
+    def failing(self: Eraser, user_id: int, *given: Any) -> Erased:
+        if user_id == stuck:
+            raise ValueError("this one's row is broken")
+        return erase(self, user_id, *given)
+
+    monkeypatch.setattr(Eraser, "erase", failing)
+
+    assert erase_left_behind(settings, stores.engine, 60) == 2
+    assert left_behind(stores.engine, 60) == [stuck]
 
 
 def test_housekeeping_removes_keys_of_yesterday_only(

@@ -261,9 +261,13 @@ def test_a_client_that_never_ends_the_check_of_a_claim_ends_the_process(
     def end(reason: str) -> None:
         raise Ended(reason)
 
+    def hang(*_: object) -> None:
+        over.wait(READ_WITHIN_S)
+        raise AssertionError("nobody stopped waiting")
+
     [author] = make_users(1)
     tweet, over = post(publisher, author), threading.Event()
-    monkeypatch.setattr(TransactionalProducer, "begin", lambda *_: over.wait(READ_WITHIN_S))
+    monkeypatch.setattr(TransactionalProducer, "begin", hang)
     monkeypatch.setattr(app, "CLAIM_WITHIN_S", 0.1)
     monkeypatch.setattr(app, "end_process", end)
 

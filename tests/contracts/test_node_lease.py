@@ -14,6 +14,7 @@ from infra.settings import Settings
 from infra.zookeeper import SNOWFLAKES_PATH, ZooKeeper
 from producers.node_lease import NodeLease
 from producers.snowflake import NODES, SEQUENCE_BITS, Snowflakes
+from tests.waiting import wait_until
 
 NOW_MS = 1_700_000_000_000
 
@@ -50,15 +51,6 @@ def expire(session: ZooKeeper, hosts: str) -> None:
     thief.close()
     assert lost.wait(20)
     wait_until(lambda: bool(client.connected))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(1_000):
-        if condition():
-            return
-        pause.wait(0.02)
-    raise AssertionError("not within 20 s")
 
 
 def test_two_processes_that_begin_with_one_number_get_two(new_session: Open) -> None:

@@ -5,7 +5,6 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,6 +19,7 @@ from infra.settings import PREFIX, Settings
 from infra.stack.roles import ROLE_NAMES
 from infra.tokens import Tokens
 from tests.http_client import bearing
+from tests.waiting import wait_until
 
 WITHIN_S = 90.0  # five processes start on a busy machine
 PASSWORD = secrets.token_urlsafe(16)
@@ -48,13 +48,6 @@ def planted(settings: Settings, nodes: list[RedisNode]) -> Settings:
         name: url.replace("redis://", f"redis://planted:{PASSWORD}@") for name, url in settings.redis_nodes.items()
     }
     return replace(settings, database_url=url, redis_nodes=with_user)
-
-
-def wait_until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not done():
-        assert time.monotonic() < deadline, f"{what} did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -88,7 +81,8 @@ def logs(planted: Settings, port: int, tmp_path: Path) -> Iterator[Callable[[], 
 def test_no_role_logs_a_secret(
     planted: Settings, nodes: list[RedisNode], engine: sa.Engine, port: int, logs: Callable[[], str], tmp_path: Path
 ) -> None:
-    wait_until(lambda: all((tmp_path / f"{role}.ready").exists() for role in ROLE_NAMES), "every role's start")
+    ready = [tmp_path / f"{role}.ready" for role in ROLE_NAMES]
+    wait_until(lambda: all(one.exists() for one in ready), "every role's start", WITHIN_S)
     tokens, given = Tokens(engine), []
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", timeout=30) as client:
         user_id = int(client.post("/users", json={"handle": "ada"}).json()["id"])
@@ -103,10 +97,12 @@ def test_no_role_logs_a_secret(
         assert client.get(f"/users/{valid}", headers=bearing(valid)).status_code == 422
         _break(engine, nodes)
         wait_until(
-            lambda: client.get("/timelines/home", headers=bearing(valid)).status_code == 503, "an error of Redis"
+            lambda: client.get("/timelines/home", headers=bearing(valid)).status_code == 503,
+            "an error of Redis",
+            WITHIN_S,
         )
         client.post("/tweets", json={"text": "Hello"}, headers=bearing(valid))
-    wait_until(lambda: logs().count("node is out") >= len(nodes), "the loss of every node")
+    wait_until(lambda: logs().count("node is out") >= len(nodes), "the loss of every node", WITHIN_S)
     said = logs()
     assert "request not served" in said
     assert [name for name in ("redis://planted:***@", "rate limits without a node") if name not in said] == []

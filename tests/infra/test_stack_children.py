@@ -4,8 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from infra.stack.processes import (
 from infra.stack.progress import Progress, render, silent
 from infra.stack.restarts import ENDS_MAX, FIRST_WAIT_S, WAIT_S_MAX, WINDOW_S, wait_before_restart_s
 from infra.stack.state import PartState, load_record
+from tests.waiting import wait_until
 
 STAY = "import time; print('here', flush=True); time.sleep(600)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {STAY}"
@@ -46,13 +46,6 @@ def part(name: str, program: str, *, ready: bool = True, within_s: float = 20.0)
         ready_within_s=within_s,
         stop_within_s=0.5,
     )
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not come true in time"
-        threading.Event().wait(0.02)
 
 
 @pytest.fixture

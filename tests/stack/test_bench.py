@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 from consumers.audit import audit
 from infra.composition import stores
 from infra.stack.supervisor import Stack
+from tests.waiting import wait_until
 
 WITHIN_S = 240.0
 SMALL = ("--timelines", "300", "--entries", "64", "--fan-out", "20")
@@ -66,6 +66,25 @@ def test_latency_prints_percentiles_when_idle_and_at_half_of_the_maximum(tmp_pat
     assert found["audit"]["missing"] == 0
 
 
+def test_publish_prints_each_figure_for_both_kinds_of_authors_with_a_clean_audit(tmp_path: Path) -> None:
+    done = run(tmp_path, "publish", "--tweets", "2000", "--seconds", "1", "--json")
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for kind in (found, found["followers_100"]):
+        for key in ("post_many_per_s", "post_per_s", "http_posts_per_s", "http_client_cpu_share"):
+            assert kind[key] > 0, key
+        assert 0 < kind["http_latency_ms_p50"] <= kind["http_latency_ms_p99"]
+        assert kind["http_refused"] == 0
+    slower = min(found["insert_limit_per_s"], found["produce_limit_per_s"])
+    assert found["ratio"] == pytest.approx(found["post_many_per_s"] / slower, abs=0.002)
+    assert 0 < found["to_kafka_ms_p50"] <= found["to_kafka_ms_p99"]
+    assert 0 <= found["relay_idle_cpu_share"] < 1
+    assert found["durability"] == {"fsync": "on", "synchronous_commit": "on", "acks": "all"}
+    assert {found["audit"][name] for name in ("missing", "duplicate", "unexpected", "misordered", "absent")} == {0}
+    assert processes_of(tmp_path) == []
+
+
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with subprocess.Popen(
         command(tmp_path, "deliveries", *SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -80,10 +99,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
 
     assert "interrupted" in said
     assert not (tmp_path / "bench").exists()
-    deadline_s = time.monotonic() + 10
-    while left := processes_of(tmp_path):
-        assert time.monotonic() < deadline_s, left
-        time.sleep(0.1)
+    wait_until(lambda: not processes_of(tmp_path), "the end of all processes", 10.0)
 
 
 @pytest.mark.parametrize(

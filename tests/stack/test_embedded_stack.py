@@ -5,9 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,10 @@ from infra.stack.roles import fanfold_command
 from infra.stack.state import PartState, is_held, load_record, record_of_holder
 from infra.stack.stop import stop_stack
 from infra.stack.supervisor import Stack
+from tests.waiting import wait_until
 
 COMMAND_WITHIN_S = 120
+STARTED_WITHIN_S = 30.0
 SERVERS = [name for name in SERVER_PORTS if name != "kafka-controller"]
 
 
@@ -35,13 +35,6 @@ def fanfold(data_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         fanfold_command(data_dir, *words), capture_output=True, text=True, timeout=COMMAND_WITHIN_S, check=False
     )
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not come true in time"
-        threading.Event().wait(0.05)
 
 
 def processes_of(data_dir: Path) -> list[ProcessId]:
@@ -66,7 +59,7 @@ Stack(pathlib.Path({str(data_dir)!r}), roles=(), prepare=False).start()
 signal.pause()
 """
     supervisor = subprocess.Popen([sys.executable, "-c", program])
-    wait_until(lambda: is_ready(data_dir) or supervisor.poll() is not None)
+    wait_until(lambda: is_ready(data_dir) or supervisor.poll() is not None, "the stack", STARTED_WITHIN_S)
     left = processes_of(data_dir)
     supervisor.kill()
     supervisor.wait()
@@ -180,7 +173,7 @@ def test_ctrl_c_stops_a_stack_in_the_foreground_in_reverse_order(data_dir: Path,
     said = tmp_path / "said"
     with said.open("w") as output:
         running = subprocess.Popen(fanfold_command(data_dir, "up", "--servers-only"), stderr=output)
-    wait_until(lambda: "all ready" in said.read_text() or running.poll() is not None)
+    wait_until(lambda: "all ready" in said.read_text() or running.poll() is not None, "the stack", STARTED_WITHIN_S)
     left = processes_of(data_dir)
     running.send_signal(signal.SIGINT)
     assert running.wait(COMMAND_WITHIN_S) == 0
@@ -193,7 +186,7 @@ def test_a_request_to_stop_while_it_starts_leaves_nothing(data_dir: Path, tmp_pa
     said = tmp_path / "said"
     with said.open("w") as output:
         running = subprocess.Popen(fanfold_command(data_dir, "up", "--servers-only"), stderr=output)
-    wait_until(lambda: (data_dir / "stack.json").exists() or running.poll() is not None)
+    wait_until(lambda: (data_dir / "stack.json").exists() or running.poll() is not None, "the stack", STARTED_WITHIN_S)
     running.terminate()
     assert running.wait(COMMAND_WITHIN_S) == 3
     assert "stopped before everything was ready" in said.read_text()
