@@ -3,14 +3,16 @@
     python -m tests.stack.holding_worker DATA_DIR PLACE
 
 It is the real worker, and only pauses. When DATA_DIR/hold is there as it comes to the place, it moves it to
-DATA_DIR/held and goes on when DATA_DIR/go is found. Meanwhile its other threads go on, until the test freezes it.
+DATA_DIR/held and goes on when DATA_DIR/go is found. Meanwhile its other threads go on, until the test freezes it; but
+where fan_out is held, deliver stands still from then on: a node would refuse it too, and end the worker before the
+broker does.
 """
 
 import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from infra.kafka import Claim, Message, TransactionalProducer, producer_config
 from infra.logs import configure_logs
 from infra.settings import load_settings
 from streams import deliver
+from streams.app import DeliverWork
 from streams.deliver import Deliverer
 from streams.worker import run_worker
 
@@ -41,6 +44,8 @@ class Place(StrEnum):
 def main() -> None:
     data_dir, place = Path(sys.argv[1]), Place(sys.argv[2])
     HOLDERS[place](lambda: hold(data_dir))
+    if place is not Place.CALLING:
+        keep_deliver_still(data_dir)
     settings = load_settings(os.environ, data_dir)
     configure_logs(settings)
     run_worker(settings)
@@ -56,6 +61,25 @@ def hold(data_dir: Path) -> None:
         if (data_dir / "go").exists():
             return
         pause.wait(POLL_S)
+
+
+def keep_deliver_still(data_dir: Path) -> None:
+    all_at_once, one = DeliverWork.together, DeliverWork.run
+
+    def wait_if_held() -> None:
+        if (data_dir / "held").exists():
+            threading.Event().wait(HELD_S)
+
+    def held_together(self: DeliverWork, run: Sequence[tuple[Any, Sequence[Any]]]) -> bool:
+        wait_if_held()
+        return all_at_once(self, run)
+
+    def held_run(self: DeliverWork, first: Any, decoded: Sequence[Any]) -> None:
+        wait_if_held()
+        one(self, first, decoded)
+
+    DeliverWork.together = held_together  # type: ignore[method-assign]
+    DeliverWork.run = held_run  # type: ignore[method-assign]
 
 
 def hold_when_planned(held: Callable[[], None]) -> None:
