@@ -28,7 +28,7 @@ from streams.dead_letter_share import DeadLetterShare
 from streams.dead_letters import DeadLetters
 from streams.deliver import Deliverer, Received, apply_together, receive
 from streams.ending import end_process
-from streams.fan_out import Chunk, FanOut, pack_messages, read_facts
+from streams.fan_out import Chunk, FanOut, by_tweet_id, pack_messages, read_facts
 from streams.handling import Handling, Together, Work, until_done
 from streams.in_order import InOrderConsumer
 from streams.progress import PROGRESS, Place, Run
@@ -250,11 +250,9 @@ class FanOutWork:
     def _plan(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> list[Chunk]:
         length = self.parts.timelines.live.timeline_entries
         facts = read_facts(self.parts.engine, [event for _, decoded in run for event in decoded], length)
-        return [
-            chunk
-            for first, decoded in run
-            for chunk in self._fan_out(first.partition, first.generation_id).plan(decoded, facts, length)
-        ]
+        return by_tweet_id(
+            [self._fan_out(first.partition, first.generation_id).plan(decoded, facts, length) for first, decoded in run]
+        )
 
     def _settle(self, places: Sequence[tuple[int, int]]) -> None:
         """Before the first event of a partition in a generation."""

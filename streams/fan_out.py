@@ -32,6 +32,7 @@ from streams.follower_index import FollowerIndex, PackedFollowers
 
 MESSAGE_TARGETS_MAX = 16_384  # follower ids in one message: 128 kB, an eighth of what the broker takes
 MESSAGE_CHUNKS_MAX = 4_000  # in one message: 80 kB beside their targets
+_NEW = (DeliveryKind.DELIVER, DeliveryKind.DELIVER_OWN)
 
 
 class Chunk(NamedTuple):
@@ -103,6 +104,15 @@ def _to_follower(event: Activity, facts: Facts, length: int) -> Iterator[Chunk]:
 def _to_one(owner: int, kind: DeliveryKind, subject: int, event: Activity, ids: Ids = NO_IDS) -> Chunk:
     partition = slot_of(owner) % DELIVERIES.partitions
     return Chunk(partition, kind, subject, event.published_ms, np.array([owner], dtype=">u8"), ids)
+
+
+def by_tweet_id(plans: Sequence[Sequence[Chunk]]) -> list[Chunk]:
+    """The chunks of several activity partitions as one run: each partition's in its order, and new tweets among each
+    other as timelines have them. Else a list would get the older tweets of one partition after the newer of another."""
+    chunks = [chunk for plan in plans for chunk in plan]
+    keys = [np.array([chunk.subject if chunk.kind in _NEW else 0 for chunk in plan], dtype=np.uint64) for plan in plans]
+    reached = np.concatenate([np.maximum.accumulate(of_plan) for of_plan in keys]) if chunks else NO_IDS
+    return [chunks[at] for at in np.argsort(reached, kind="stable").tolist()]
 
 
 def pack_messages(chunks: Iterable[Chunk]) -> Iterator[Message]:

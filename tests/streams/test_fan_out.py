@@ -6,7 +6,15 @@ import pytest
 from infra.events import Activity, ActivityType, DeliveryKind, decode_deliveries
 from infra.slots import slot_of
 from infra.topics import DELIVERIES, MESSAGE_BYTES_MAX
-from streams.fan_out import MESSAGE_CHUNKS_MAX, MESSAGE_TARGETS_MAX, Chunk, Facts, pack_messages, plan_deliveries
+from streams.fan_out import (
+    MESSAGE_CHUNKS_MAX,
+    MESSAGE_TARGETS_MAX,
+    Chunk,
+    Facts,
+    by_tweet_id,
+    pack_messages,
+    plan_deliveries,
+)
 from streams.follower_index import pack
 
 AUTHOR, FOLLOWER, TWEET, LENGTH = 7, 8, 10**18, 3
@@ -132,3 +140,18 @@ def test_a_message_never_outgrows_the_broker(chunks: list[Chunk]) -> None:
     records = [record for message in messages for record in decode_deliveries(message.value)]
     assert sum(len(record.subjects) for record in records) == len(chunks)
     assert sum(len(record.targets) for record in records) == sum(len(one.targets) for one in chunks)
+
+
+def test_new_tweets_of_several_partitions_are_in_the_order_of_timelines_and_each_partition_in_its_own() -> None:
+    def chunk(kind: DeliveryKind, subject: int) -> Chunk:
+        return Chunk(0, kind, subject, 0, np.array([1], dtype=">u8"))
+
+    new, gone, merged = DeliveryKind.DELIVER, DeliveryKind.RETRACT, DeliveryKind.MERGE
+    one = [chunk(new, 10), chunk(new, 30), chunk(gone, 5), chunk(new, 40)]
+    other = [chunk(merged, 7), chunk(new, 20), chunk(new, 50), chunk(new, 25), chunk(new, 60)]
+
+    together = by_tweet_id([one, other])
+
+    expected = [(merged, 7), (new, 10), (new, 20), (new, 30), (gone, 5), (new, 40), (new, 50), (new, 25), (new, 60)]
+    assert [(made.kind, made.subject) for made in together] == expected
+    assert by_tweet_id([]) == by_tweet_id([[], []]) == []
