@@ -1,5 +1,5 @@
 """`python -m infra`: the command line, as the stack starts its roles."""
 
-from infra.cli import main
+from infra.start import main
 
 main()

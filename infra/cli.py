@@ -126,6 +126,8 @@ def main() -> None:
     arguments = data_dir_first(sys.argv[1:])
     try:
         build_app(wanted_command(arguments))(arguments, prog_name="fanfold")
+    except KeyboardInterrupt:  # while a command was being imported; in one, it is its own to end
+        sys.exit(EXIT_INTERRUPTED)
     except FanfoldError as error:
         say(f"fanfold: {hide_secrets(str(error))}")
         sys.exit(error.exit_code)

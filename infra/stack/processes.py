@@ -20,7 +20,8 @@ SAME_PROCESS_S = 1.5  # a create time can shift with the clock's correction; a p
 
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 16 << 10
-LOG_BYTES_MAX = 32 << 20  # per part; one older generation is kept beside it
+LOG_BYTES_MAX = 32 << 20  # of one log
+OLD_LOGS = 3  # of each part: when it ended several times, the first reason is often the one to know
 
 MemoryKind = Literal["rss", "pss", "uss"]
 
@@ -140,17 +141,22 @@ def memory_bytes(known: ProcessId, *, children: bool = True) -> tuple[int, Memor
 
 
 def rotate_log(log: Path) -> None:
-    """Puts the last run's log aside, so that a log holds one run."""
+    """Puts the last run's log aside, so that a log holds one run; `OLD_LOGS` are kept, .1 is the last one."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        log.replace(log.with_name(log.name + ".1"))
+    for number in range(OLD_LOGS, 0, -1):
+        with suppress(FileNotFoundError):
+            _old(log, number - 1).replace(_old(log, number))
+
+
+def _old(log: Path, number: int) -> Path:
+    return log.with_name(f"{log.name}.{number}") if number else log
 
 
 def bound_log(log: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
     """Empties a log that has grown too long, keeping a copy; its writer appends, so it goes on at the start."""
     with suppress(FileNotFoundError):
         if log.stat().st_size > bytes_max:
-            log.with_name(log.name + ".1").write_bytes(log.read_bytes())
+            _old(log, 1).write_bytes(log.read_bytes())
             os.truncate(log, 0)
 
 

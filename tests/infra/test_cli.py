@@ -1,17 +1,47 @@
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from infra.cli import data_dir_first, wanted_command
+from infra.cli import EXIT_INTERRUPTED, data_dir_first, wanted_command
 
 
 def fanfold(*words: str, environ: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "infra", *words], capture_output=True, text=True, check=False, env=environ, timeout=60
     )
+
+
+@pytest.mark.parametrize("slow", ["typer", "producers.commands"])
+def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_traceback(tmp_path: Path, slow: str) -> None:
+    """The module that is imported slowly says that it is reached, and is held there."""
+    place = tmp_path.joinpath(*slow.split(".")).with_suffix(".py")
+    held = "import sys, time\nprint('reached', flush=True)\ntime.sleep(60)\n"
+    script = (
+        "import importlib.abc, importlib.util, sys\n"
+        "class Slow(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        return importlib.util.spec_from_file_location(name, {str(place)!r}) if name == {slow!r} else None\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "sys.argv = ['fanfold', 'post', '--help']\n"
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from infra.start import main\n"
+        "main()\n"
+    )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(held)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"reached\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+
+    assert errors == b""
+    assert process.returncode in (-signal.SIGINT, EXIT_INTERRUPTED)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from infra.stack.cleaning import end_leftovers
 from infra.stack.crew import Crew
 from infra.stack.part import Part
 from infra.stack.processes import (
+    OLD_LOGS,
     SAME_PROCESS_S,
     ProcessId,
     bound_log,
@@ -229,6 +230,16 @@ def test_a_log_holds_one_run_and_is_bounded(tmp_path: Path) -> None:
         writer.write("after")
     assert log.read_text() == "after"
     assert log.with_name("a1.log.1").read_text() == "x" * 100
+
+
+def test_the_logs_of_some_runs_before_are_kept(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "a1.log"
+    for run in range(OLD_LOGS + 3):
+        rotate_log(log)
+        log.write_text(f"run {run}\n")
+
+    kept = {path.name: path.read_text() for path in log.parent.iterdir()}
+    assert kept == {"a1.log": "run 5\n", "a1.log.1": "run 4\n", "a1.log.2": "run 3\n", "a1.log.3": "run 2\n"}
 
 
 def test_the_end_of_a_log_is_its_last_lines_and_an_empty_one_says_so(tmp_path: Path) -> None:
