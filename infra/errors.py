@@ -15,6 +15,7 @@ FanfoldError                     exit 1
 ├── Superseded                   a newer worker has taken over; drop what is held
 ├── RedisRefused                 a Redis node refuses a command for a reason that will not pass
 ├── TokenLost                    a rebuild is no longer mine; start again
+├── Closed                  503  what was called has been closed
 ├── Overloaded              503  more is written than can be worked off; try again later
 ├── ClockWentBack           503  new ids would be below old ones; try again later
 └── DependencyError              exit 3, HTTP 503, retriable: a server cannot be reached
@@ -111,6 +112,12 @@ class TokenLost(FanfoldError):
     """Raised when a timeline's token was replaced under a rebuild; the rebuild starts again."""
 
     retriable = True
+
+
+class Closed(FanfoldError):
+    """Raised when something is used after its `close`."""
+
+    http_status = 503
 
 
 class Overloaded(FanfoldError):

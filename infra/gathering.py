@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from infra.errors import Closed
+
 I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 
@@ -34,11 +36,11 @@ class Gathering(Generic[I, R]):
 
     def submit(self, item: I) -> "Future[R]":
         """The future result for one item. In a coroutine: `await asyncio.wrap_future(...)`; its end takes an item that
-        still waits out again. Raises `RuntimeError` after `close`."""
+        still waits out again. Raises `Closed` after `close`."""
         future: Future[R] = Future()
         with self._lock:
             if self._closed:
-                raise RuntimeError("this gathering is closed")
+                raise Closed("it is closed: nothing new is taken; open another one")
             self._waiting.append((item, future))
             if self._free:
                 self._free -= 1

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response, Security
-from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
 from infra.errors import Forbidden, Unauthenticated
+from infra.http_json import StrictRoute
 from infra.tokens import Access, Scope
 
 CHECKS_BATCH_MAX = 500  # tokens of one query: some milliseconds by primary key
@@ -55,11 +55,11 @@ def needing(scope: Scope) -> Callable[[Access | None], Awaitable[Access]]:
     return access
 
 
-def asking_first(scope: Scope) -> type[APIRoute]:
+def asking_first(scope: Scope) -> type[StrictRoute]:
     """Routes that read a body only for a token with this scope: for bodies that are large, since FastAPI reads and
     parses a body before it asks a dependency."""
 
-    class AskingFirst(APIRoute):
+    class AskingFirst(StrictRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             serve = super().get_route_handler()
 

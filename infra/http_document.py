@@ -94,7 +94,7 @@ def _docs_files() -> Path:
 
 def _add_the_frames_answers(path: str, operation: dict[str, Any]) -> None:
     """What is answered before a route is asked. A body that is too large can be declared to any of them."""
-    statuses = [413, 431]
+    statuses = [400, 413, 431]
     statuses += [408] if "requestBody" in operation else []
     statuses += [503] if path != ALIVE_PATH else []
     for status, answer in documented(*statuses).items():

@@ -10,10 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra import trace
 from infra.http_bodies import BoundedBody, Place, Room, body_bytes_max, too_large
-from infra.http_problems import problem
+from infra.http_problems import problem, shown
 
 REQUESTS_MAX = 1_000  # worked on in one process; each waits for one of its threads, some milliseconds a turn
 OPERATORS_REQUESTS_MAX = 50  # of those who run the server: they get through when nobody else does
+# Two of one would be read by one program as the first and by another one as the last.
+ONCE = ("authorization", "content-length", "content-type", "host", "idempotency-key")
 ALIVE_PATH = "/healthz"  # answered at once, without a thread, and never refused: whoever asks would start us again
 
 log = structlog.get_logger()
@@ -29,7 +31,7 @@ class Frame:
         self._rooms = {ALIVE_PATH: Room(sys.maxsize), "/readyz": operators, "/metrics": operators}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers 408, 413 and 503 itself; everything else is the app's."""
+        """Answers 400, 408, 413 and 503 itself; everything else is the app's."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -50,10 +52,12 @@ class Frame:
 
         try:
             place.take()
+            _check_head(scope)
             bytes_max = body_bytes_max(scope["path"])
             if int(Headers(scope=scope).get("content-length", "0")) > bytes_max:
                 raise too_large(bytes_max)
-            await self._app(scope, BoundedBody(receive, bytes_max, place), note_start)
+            asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # the server sends no body then
+            await self._app(asked, BoundedBody(receive, bytes_max, place), note_start)
         except HTTPException as error:
             if started:
                 raise
@@ -63,6 +67,18 @@ class Frame:
             if started:
                 raise  # half an answer is out: only closing the connection tells the client
             await problem(500, "an unexpected error; the server's log has it")(scope, receive, send)
+
+
+def _check_head(scope: Scope) -> None:
+    """Raises an `HTTPException`. A slash that is written %2F would lead to another route: no name here has one."""
+    headers = Headers(scope=scope)
+    for name in ONCE:
+        if len(headers.getlist(name)) > 1:
+            raise HTTPException(400, f"the header {name} is there more than once; send it once")
+    if scope["http_version"] == "1.1" and "host" not in headers:
+        raise HTTPException(400, "the header host is missing, which HTTP/1.1 needs")
+    if b"%2f" in scope["raw_path"].lower():
+        raise HTTPException(404, f"there is nothing at {shown(scope['raw_path'].decode('latin-1'))}")
 
 
 def _traceparent(headers: Headers) -> str | None:

@@ -111,8 +111,12 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def shown(value: object) -> str:
-    """A refused value, in quotes when it is text, cut in the middle when it is long or deep."""
-    return _SHORT.repr(value)
+    """A refused value of JSON: text in quotes, cut in the middle when it is long, an object or array by its kind."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else _SHORT.repr(value)
 
 
 def answer_problems(app: FastAPI) -> None:
@@ -161,8 +165,6 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     detail, headers = error.detail, dict(error.headers or {})
     path = shown(request.url.path)
-    if error.status_code == 400:
-        detail = "the body is not JSON: it is not UTF-8, is nested too deep, or holds a number of thousands of digits"
     if error.status_code == 404:
         detail = f"there is nothing at {path}; /docs shows what there is"
     if error.status_code == 405:
@@ -175,9 +177,10 @@ def _allowed(request: Request) -> list[str]:
     """The methods of all routes of this path, not only of the first one."""
     scopes = {method: {**request.scope, "method": method} for method in METHODS}
     routes: Sequence[Any] = request.app.router.routes
-    return [
+    allowed = [
         method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
     ]
+    return [*allowed, "HEAD"] if "GET" in allowed else allowed  # http_frame.py
 
 
 def _sentence(error: dict[str, Any]) -> str:
@@ -189,8 +192,10 @@ def _sentence(error: dict[str, Any]) -> str:
         return f"{name} is missing"
     if kind == "extra_forbidden":
         return f"{shown(name)} is not a field of this request"
-    if kind == "model_attributes_type":
+    if kind == "model_attributes_type" and not place[1:]:
         return "the body must be a JSON object, sent as Content-Type: application/json"
+    if kind == "model_attributes_type":
+        return f"{name} is {shown(error['input'])}, but must be an object"
     if kind == "too_long":
         return f"{name} has more than {error['ctx']['max_length']} items, which is the most of one request"
     if kind == "value_error":

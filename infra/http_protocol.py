@@ -1,8 +1,11 @@
-"""HTTP/1.1 of one connection: uvicorn's, with a bound on a request's first line and headers, in bytes and in time.
+"""HTTP/1.1 of one connection: uvicorn's, with a bound on a request's first line and headers, in bytes and in time,
+and problem documents for what is not HTTP.
 
 uvicorn and httptools keep what comes before a body, and behind a chunked one, without a bound. Next: http_frame.py.
 """
 
+import logging
+import sys
 from asyncio import BaseTransport, TimerHandle
 from http import HTTPStatus
 from typing import Any, cast
@@ -12,7 +15,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from infra.http_problems import problem
 
 HEAD_BYTES_MAX = 64 * 1024  # first line and headers, four times what proxies commonly take; a token has 66 bytes
+TOO_LARGE = (
+    f"the request's first line and headers have more than {HEAD_BYTES_MAX} bytes, which is the most that is taken"
+)
 HEAD_WITHIN_S = 10.0  # some time for a proxy that connects ahead; who sends nothing has a connection no longer
+
+# What a client does wrong is no line in our log: anybody could fill it.
+_log = logging.getLogger("fanfold.http")
+_log.setLevel(logging.ERROR)
 
 
 class HeadTooLarge(Exception):
@@ -25,6 +35,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
+        self.logger = _log
         self._read_bytes = 0  # since the last head or piece of a body was complete
         self._kept_bytes = 0  # of one request
         self._in_head = True
@@ -44,7 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._begin_to_wait()
         super().data_received(data)
         if self._read_bytes > HEAD_BYTES_MAX:
-            self._refuse()
+            self._refuse(431, TOO_LARGE)
 
     def on_message_begin(self) -> None:
         self._kept_bytes = 0
@@ -72,10 +83,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls for everything that its parser refuses."""
         if self._kept_bytes > HEAD_BYTES_MAX:
-            self._refuse()
+            self._refuse(431, TOO_LARGE)
         else:
-            super().send_400_response(msg)
+            self._refuse(400, f"this is not HTTP/1.1: {sys.exception() or msg}")
 
     def _keep(self, count_bytes: int) -> None:
         self._kept_bytes += count_bytes
@@ -90,18 +102,24 @@ class BoundedProtocol(HttpToolsProtocol):
             self._too_late.cancel()
             self._too_late = None
 
-    def _refuse(self) -> None:
+    def _refuse(self, status: int, detail: str) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:  # else this would stand inside the last one's answer
-            self.transport.write(_refusal())
+        if self._may_answer():
+            self.transport.write(_refusal(status, detail))
         self.transport.close()
 
+    def _may_answer(self) -> bool:
+        """False when this would stand inside the answer to an earlier request, or be taken for it."""
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        if self._in_head or self.pipeline or self.cycle.response_started:
+            return False
+        self.cycle.disconnected = True  # it is this request's body: what the app still answers goes nowhere
+        return True
 
-def _refusal() -> bytes:
-    detail = (
-        f"the request's first line and headers have more than {HEAD_BYTES_MAX} bytes, which is the most that is taken"
-    )
-    answer = problem(431, detail, {"Connection": "close"})
+
+def _refusal(status: int, detail: str) -> bytes:
+    answer = problem(status, detail, {"Connection": "close"})
     head = b"".join(b"%b: %b\r\n" % (name, value) for name, value in answer.raw_headers)
-    return f"HTTP/1.1 431 {HTTPStatus(431).phrase}\r\n".encode() + head + b"\r\n" + bytes(answer.body)
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode() + head + b"\r\n" + bytes(answer.body)

@@ -10,6 +10,7 @@ from infra.errors import FanfoldError
 from infra.http_access import Writing, check_acts_for
 from infra.http_answers import TweetAnswer, UserAnswer, tweet_answer, user_answer
 from infra.http_document import PUBLIC
+from infra.http_json import StrictRoute
 from infra.http_problems import RETRY_AFTER_S, documented
 from infra.tokens import Scope
 from producers import api_batches
@@ -18,7 +19,7 @@ from producers.api_requests import Key, OtherId, TweetId, TweetRequest, UserId, 
 from producers.publish import NewTweet, Publisher
 
 log = structlog.get_logger()
-router = APIRouter(responses=documented(422, 503), dependencies=[Depends(room_for_writes)])
+router = APIRouter(route_class=StrictRoute, responses=documented(422, 503), dependencies=[Depends(room_for_writes)])
 router.include_router(api_batches.router)
 
 DELETE_WITHIN_S = 5.0  # some ten thousand tweets and follows; what is left goes later

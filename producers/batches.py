@@ -1,11 +1,12 @@
 """What callers give many of: each item is checked and answered by itself, in transactions of bounded size."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from infra.database import AUTHOR_LOCKS_MAX
 from infra.errors import UseError
 from producers.posting import NewTweet
+from producers.rules import check_type
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,12 +23,14 @@ def need_all(results: Sequence[T | UseError]) -> list[T]:
 
 
 def in_batches(
-    items: Sequence[T],
+    items: Iterable[T],
     check: Callable[[T], T],
     users_of: Callable[[T], Collection[int]],
     work: Callable[[Sequence[T]], Sequence[R | UseError]],
 ) -> list[R | UseError]:
-    """A result for each item, in order; `work` gets those that the check lets through, a transaction's at once."""
+    """A result for each item, in order; `work` gets those that the check lets through, a transaction's at once.
+    Raises `InvalidInput` when these are not items."""
+    items = list(check_type(items, Iterable, "what is given as many"))  # type: ignore[type-abstract]
     results: dict[int, R | UseError] = {}
     good: dict[int, T] = {}
     for place, item in enumerate(items):

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from infra.errors import InvalidInput, KeyReused
+from producers.rules import check_type
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 KEPT_HOURS = 24
@@ -72,6 +73,7 @@ class Kept:
 
 def check_key(key: str) -> str:
     """The key. Raises `InvalidInput` when it is not 1 to 255 visible ASCII characters."""
+    check_type(key, str, "the idempotency key")
     if not KEY.fullmatch(key):
         raise InvalidInput(f"the idempotency key {key[:80]!r} is not 1 to 255 visible ASCII characters")
     return key

@@ -5,6 +5,7 @@ ids are in commit order (G2). Next: relay.py.
 """
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from infra import outbox, trace
 from infra.errors import Conflict, InvalidInput, NotFound, UseError
 from infra.events import Activity, ActivityType
 from producers.idempotency import Kept, check_key, hash_of, keep_answers, kept_answers
-from producers.rules import check_id, check_text
+from producers.rules import check_id, check_text, check_type
 from producers.snowflake import Snowflakes, time_ms_of
 
 ID_ATTEMPTS_MAX = 16  # each further one needs a collision of node number, millisecond and sequence
@@ -57,8 +58,9 @@ class Facts:
 
 def checked(new: NewTweet) -> NewTweet:
     """The tweet with its text in NFC. Raises `InvalidInput`."""
+    check_type(new, NewTweet, "a tweet to post")
     check_id(new.author_id, "user")
-    new = replace(new, traceparent=new.traceparent or trace.current())
+    new = replace(new, traceparent=_checked_trace(new.traceparent) or trace.current())
     if new.key is not None:
         check_key(new.key)
     if new.retweet_of is not None:
@@ -69,6 +71,15 @@ def checked(new: NewTweet) -> NewTweet:
     if new.reply_to is not None:
         check_id(new.reply_to, "tweet")
     return replace(new, text=check_text(new.text))
+
+
+def _checked_trace(given: str | None) -> str | None:
+    if given is None:
+        return None
+    parsed = trace.parse(check_type(given, str, "the traceparent"))
+    if parsed is None:
+        raise InvalidInput(f"the traceparent {reprlib.repr(given)} is malformed; W3C Trace Context says how it looks")
+    return parsed
 
 
 def decide(new: NewTweet, facts: Facts) -> NewTweet | Tweet:

@@ -4,8 +4,9 @@ Each call is safe to repeat, and each item of a batch has its own result. Posts 
 The steps are in posting.py, following.py and erasing.py. Next: relay.py.
 """
 
+import reprlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
@@ -104,7 +105,7 @@ class Publisher:
         """A retweet of the original behind `of`, which may be a retweet itself. Raises `NotFound`."""
         return self.post(NewTweet(author_id, retweet_of=of, key=key))
 
-    def post_many(self, tweets: Sequence[NewTweet]) -> list[Tweet | UseError]:
+    def post_many(self, tweets: Iterable[NewTweet]) -> list[Tweet | UseError]:
         """Many tweets, in this order, with a result for each. At most `AUTHOR_LOCKS_MAX` are one transaction; what a
         rule refuses changes nothing and holds up no other."""
         return in_batches(tweets, checked, authors_of, self._post_batch)
@@ -116,6 +117,8 @@ class Publisher:
         the tweet is deleted then, and the call has to be repeated.
         """
         check_id(tweet_id, "tweet")
+        if acting_id is not None:
+            check_id(acting_id, "user")
         with transaction(self._engine) as connection:
             new = delete_tweet(connection, tweet_id, acting_id, self._clock_ms())
         outbox.wake_relay(self._engine)
@@ -128,7 +131,7 @@ class Publisher:
         """`follower_id` follows `author_id` from now on. False when he did before."""
         return need_all(self.follow_many([(follower_id, author_id)]))[0]
 
-    def follow_many(self, pairs: Sequence[Pair]) -> list[bool | UseError]:
+    def follow_many(self, pairs: Iterable[Pair]) -> list[bool | UseError]:
         """Follows as (follower, author), in this order, with a result for each as `post_many` has."""
         return self._change(pairs, _checked_follow, following.follow_batch)
 
@@ -136,7 +139,7 @@ class Publisher:
         """`follower_id` no longer follows `author_id`. False when he did not."""
         return need_all(self.unfollow_many([(follower_id, author_id)]))[0]
 
-    def unfollow_many(self, pairs: Sequence[Pair]) -> list[bool | UseError]:
+    def unfollow_many(self, pairs: Iterable[Pair]) -> list[bool | UseError]:
         """The inverse of `follow_many`."""
         return self._change(pairs, _checked_pair, following.unfollow_batch)
 
@@ -234,7 +237,7 @@ class Publisher:
 
     def _change(
         self,
-        pairs: Sequence[Pair],
+        pairs: Iterable[Pair],
         check: Callable[[Pair], Pair],
         batch: Callable[[sa.Connection, Sequence[Pair], int], list[bool | UseError]],
     ) -> list[bool | UseError]:
@@ -258,9 +261,10 @@ def _settle(result: "Future[Tweet]", call: Callable[[], Tweet]) -> None:
 
 
 def _checked_pair(pair: Pair) -> Pair:
-    for user_id in pair:
-        check_id(user_id, "user")
-    return pair
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        raise InvalidInput(f"{reprlib.repr(pair)} is not a pair of two user ids, as (follower, author)")
+    first, second = (check_id(user_id, "user") for user_id in pair)
+    return first, second
 
 
 def _checked_follow(pair: Pair) -> Pair:

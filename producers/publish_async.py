@@ -1,7 +1,7 @@
 """The publishing calls for coroutines: posts share transactions without a thread each, the others run on threads."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -35,7 +35,7 @@ class AsyncPublisher:
         """A retweet of the original behind `of`."""
         return await self.post(NewTweet(author_id, retweet_of=of, key=key))
 
-    async def post_many(self, tweets: Sequence[NewTweet]) -> list[Tweet | UseError]:
+    async def post_many(self, tweets: Iterable[NewTweet]) -> list[Tweet | UseError]:
         """Many tweets, with a result for each."""
         return await self._run(partial(self._publisher.post_many, tweets))
 
@@ -47,7 +47,7 @@ class AsyncPublisher:
         """`follower_id` follows `author_id` from now on."""
         return await self._run(partial(self._publisher.follow, follower_id, author_id))
 
-    async def follow_many(self, pairs: Sequence[Pair]) -> list[bool | UseError]:
+    async def follow_many(self, pairs: Iterable[Pair]) -> list[bool | UseError]:
         """Follows as (follower, author)."""
         return await self._run(partial(self._publisher.follow_many, pairs))
 
@@ -55,7 +55,7 @@ class AsyncPublisher:
         """`follower_id` no longer follows `author_id`."""
         return await self._run(partial(self._publisher.unfollow, follower_id, author_id))
 
-    async def unfollow_many(self, pairs: Sequence[Pair]) -> list[bool | UseError]:
+    async def unfollow_many(self, pairs: Iterable[Pair]) -> list[bool | UseError]:
         """The inverse of `follow_many`."""
         return await self._run(partial(self._publisher.unfollow_many, pairs))
 

@@ -1,7 +1,9 @@
 """What a user may send: pure checks, each with one sentence."""
 
 import re
+import reprlib
 import unicodedata
+from typing import TypeVar
 
 from infra.errors import InvalidInput
 from infra.ids import ID_MAX
@@ -13,9 +15,21 @@ RAW_TEXT_MAX = 4 * TEXT_MAX
 INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})  # spaces, controls and formats: nothing to read
 HANDLE = re.compile(r"[A-Za-z0-9_]{1,30}")
 
+T = TypeVar("T")
+
+
+def check_type(value: object, wanted: type[T], what: str) -> T:
+    """The value. Raises `InvalidInput` when it is of another type; a bool is no number here."""
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise InvalidInput(
+            f"{what} is {reprlib.repr(value)} of type {type(value).__name__}, but must be of type {wanted.__name__}"
+        )
+    return value
+
 
 def check_text(text: str) -> str:
     """The text in NFC. Raises `InvalidInput` when it is empty, too long or not storable."""
+    check_type(text, str, "the text")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -34,6 +48,7 @@ def check_text(text: str) -> str:
 
 def check_handle(handle: str) -> str:
     """The handle. Raises `InvalidInput` when it is not 1 to 30 ASCII letters, digits or underscores."""
+    check_type(handle, str, "the handle")
     if not HANDLE.fullmatch(handle):
         raise InvalidInput(f"the handle {handle!r} is not 1 to 30 letters, digits or underscores")
     return handle
@@ -41,6 +56,7 @@ def check_handle(handle: str) -> str:
 
 def check_id(any_id: int, what: str) -> int:
     """The id. Raises `InvalidInput` when it is outside the range of ids."""
+    check_type(any_id, int, f"the {what} id")
     if not 1 <= any_id <= ID_MAX:
         raise InvalidInput(f"the {what} id {any_id} is not a whole number from 1 to {ID_MAX}")
     return any_id

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 
+from infra.errors import Closed
 from infra.gathering import Gathering
 
 WITHIN_S = 10.0
@@ -195,7 +196,7 @@ def test_close_works_off_what_was_taken_and_takes_no_more(work: Work, gather: Ma
     closing.join(WITHIN_S)
     assert not closing.is_alive()
     assert [future.result(0) for future in futures] == [0, 2, 4, 6, 8, 10]
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(Closed, match="closed"):
         gathering.submit(1)
 
 

@@ -100,7 +100,7 @@ def test_an_unknown_path_is_a_problem(client: Client, path: str) -> None:
 def test_a_wrong_method_is_told_the_methods_of_all_routes_of_its_path(client: Client) -> None:
     response = client.request("PATCH", "/v1/tweets/1")
     problem_of(response, 405)
-    assert response.headers["allow"] == "GET, DELETE"
+    assert response.headers["allow"] == "GET, DELETE, HEAD"
 
 
 LIMITS = [
@@ -141,6 +141,23 @@ def test_the_largest_batch_fits_its_limit() -> None:
     tweet = {"text": "\N{GRINNING FACE}" * TEXT_MAX, "reply_to": str(ID_MAX), "author_id": str(ID_MAX)}
     assert len(json.dumps({"tweets": [tweet] * TWEETS_MAX})) < BATCH_BODY_BYTES_MAX["/tweets:batch"]
     assert len(json.dumps({"ids": [str(ID_MAX)] * FOLLOWS_MAX})) < BATCH_BODY_BYTES_MAX["/following:batch"]
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Content-Type", "Host", "Idempotency-Key"])
+def test_a_header_that_is_there_twice_is_refused(client: Client, name: str) -> None:
+    given = [(name, "one"), (name.lower(), "two")]
+    assert problem_of(client.get("/healthz", headers=given), 400).startswith(f"the header {name.lower()} is there more")
+
+
+@pytest.mark.parametrize("path", ["/v1/users/1%2Ftweets", "/v1%2fusers/1", "/healthz%2F"])
+def test_a_slash_that_is_written_otherwise_leads_nowhere(client: Client, path: str) -> None:
+    assert path in problem_of(client.get(path), 404)
+
+
+def test_who_asks_only_for_the_head_is_answered_as_for_the_whole(client: Client) -> None:
+    assert client.request("HEAD", "/healthz").status_code == client.get("/healthz").status_code == 200
+    assert client.request("HEAD", "/nothing").status_code == 404
+    assert client.request("HEAD", "/v1/tweets:batch").status_code == 405
 
 
 def test_a_body_of_just_the_limit_is_read(client: Client) -> None:

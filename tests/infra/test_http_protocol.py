@@ -1,6 +1,7 @@
 """A real socket before a small app: requests whose heads are large or never end, and those that are well."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from infra.settings import Settings
 
 WITHIN_S = 10.0
 OK, TOO_LARGE = b"HTTP/1.1 200 OK", b"HTTP/1.1 431 Request Header Fields Too Large"
+ANSWER_OF_ONE_BYTE = OK + b"\r\ncontent-length: 1\r\n\r\n1"
 CLOSE = b"Connection: close\r\n\r\n"
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -89,9 +91,46 @@ def test_a_head_that_comes_whole_is_refused_by_its_size() -> None:
     assert answer_to(b"GET / HTTP/1.1\r\n" + header(HEAD_BYTES_MAX) + CLOSE).startswith(TOO_LARGE)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x00\xff\r\n\r\n",
+        b"HELLO / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: five\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_a_problem_and_no_line_in_the_log(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    head, _, body = answer_to(sent).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert f"content-type: {MEDIA_TYPE}".encode() in head
+    problem = json.loads(body)
+    assert (problem["status"], problem["type"]) == (400, "urn:fanfold:problem:malformed-request")
+    assert problem["detail"].startswith("this is not HTTP/1.1: ")
+    assert not caplog.records
+
+
+def test_who_asks_for_another_protocol_is_served_this_one_without_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert (await reader.readline()).strip() == OK
+
+    converse(talk)
+    assert not caplog.records
+
+
 def test_what_stands_behind_a_chunked_body_is_bounded_too() -> None:
     chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
-    assert answer_to(chunked + header(10) * (HEAD_BYTES_MAX // 10)) == b""
+    assert answer_to(chunked + header(10) * (HEAD_BYTES_MAX // 10)).startswith(TOO_LARGE)
+
+
+def test_what_is_not_http_behind_a_request_under_way_is_no_answer_to_that() -> None:
+    assert answer_to(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nxHELLO\r\n\r\n") in (b"", ANSWER_OF_ONE_BYTE)
 
 
 def test_a_head_below_the_bound_and_a_long_body_are_taken() -> None:

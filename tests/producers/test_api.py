@@ -27,7 +27,8 @@ def client() -> Client:
         (ID_MAX + 1, str(ID_MAX + 1)),
         (10**40, "10000"),
         (1.0, "1.0"),
-        (True, "True"),
+        (True, "true"),
+        (False, "false"),
         ("abc", "'abc'"),
         ("", "''"),
         ("-1", "'-1'"),
@@ -35,8 +36,8 @@ def client() -> Client:
         ("1_000", "'1_000'"),
         (" 1", "' 1'"),
         ("१", "'१'"),
-        ([], "[]"),
-        ({"a": {}}, "{'a': {}}"),
+        ([], "an array"),
+        ({"a": {}}, "an object"),
     ],
 )
 def test_an_id_that_is_none_is_refused_and_named(client: Client, given: object, named: str) -> None:
@@ -99,9 +100,13 @@ def test_a_text_that_breaks_a_rule_is_refused(client: Client, text: object, reas
     [
         (b'{"handle": ', 400, "the body is not JSON: Expecting value at character 11"),
         (b"{'handle': 'ada'}", 400, "not JSON"),
-        (b'{"handle": "\xff"}', 400, "not UTF-8"),
+        (b'{"handle": "\xff"}', 400, "not UTF-8: the byte at 12 is 0xff"),
+        ('{"handle": "ada"}'.encode("utf-16"), 400, "not UTF-8"),
+        (b'\xef\xbb\xbf{"handle": "ada"}', 400, "BOM"),
+        (b'{"handle": "ada", "handle": "bob"}', 400, "the key 'handle' twice"),
+        (b'{"handle": {"a": 1, "a": 1}}', 400, "the key 'a' twice"),
         (b"[" * 60_000, 400, "nested too deep"),
-        (b'{"id": ' + b"1" * 5000 + b"}", 400, "thousands of digits"),
+        (b'{"id": ' + b"1" * 5000 + b"}", 400, "a number of 5000 digits"),
         (b"", 422, "the body is missing"),
         (b"[]", 422, "must be a JSON object"),
         (b"null", 422, "the body"),
@@ -109,7 +114,8 @@ def test_a_text_that_breaks_a_rule_is_refused(client: Client, text: object, reas
         (b'{"handle": "ada", "hanlde": 1}', 422, "'hanlde' is not a field of this request"),
         (b'{"handle": "ada", "\\ud800": 1}', 422, "\\ud800"),
         (b'{"handle": 5}', 422, "handle is 5, but must be a valid string"),
-        (b'{"handle": NaN}', 422, "handle is nan"),
+        (b'{"handle": NaN}', 400, "NaN is no number"),
+        (b'{"handle": null}', 422, "handle is null, but must be a valid string"),
         (b'{"handle": "a b"}', 422, "'a b'"),
         (b'{"handle": "a\\u0000"}', 422, "1 to 30 letters"),
         (b'{"handle": "\\ud800"}', 422, "\\ud800"),
@@ -117,6 +123,33 @@ def test_a_text_that_breaks_a_rule_is_refused(client: Client, text: object, reas
 )
 def test_a_body_that_is_no_request_is_refused(client: Client, body: bytes, status: int, reason: str) -> None:
     assert reason in problem_of(client.post("/v1/users", content=body, headers=JSON), status)
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({"content-type": "text/plain"}, "must be a JSON object, sent as Content-Type: application/json"),
+        ({"content-type": "application/problem+json"}, "'application/problem+json', but must be application/json"),
+        ({"content-type": "application/json; charset=latin-1"}, "but must be application/json, in UTF-8"),
+        (JSON | {"content-encoding": "gzip"}, "the Content-Encoding is 'gzip'"),
+    ],
+)
+def test_a_body_that_says_it_has_another_form_is_refused(client: Client, headers: dict[str, str], reason: str) -> None:
+    assert reason in problem_of(client.post("/v1/users", content=b'{"handle": "ada"}', headers=headers), 422)
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"']
+)
+def test_json_in_utf8_is_read_however_that_is_written(client: Client, kind: str) -> None:
+    headers = {"content-type": kind, "content-encoding": "identity"}
+    problem_of(client.post("/v1/users", content='{"handle": "ada"}', headers=headers), 503)
+
+
+@pytest.mark.parametrize(("given", "named"), [(1, "1"), ("a", "'a'"), (None, "null"), ([], "an array")])
+def test_an_item_that_is_no_object_is_named(client: Client, given: object, named: str) -> None:
+    response = client.post("/v1/tweets:batch", json={"tweets": [given]}, headers=client.acting(1, Scope.ADMIN))
+    assert problem_of(response, 422) == f"tweets.0 is {named}, but must be an object"
 
 
 def test_a_body_without_its_type_is_refused(client: Client) -> None:

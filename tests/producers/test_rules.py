@@ -1,9 +1,11 @@
 import sys
 import unicodedata
+from typing import Any
 
 import pytest
 
 from infra.errors import InvalidInput
+from producers.idempotency import check_key
 from producers.rules import RAW_TEXT_MAX, TEXT_MAX, check_handle, check_id, check_not_self, check_text
 
 
@@ -51,6 +53,21 @@ def test_a_text_of_1_to_280_characters_is_taken_as_it_is(text: str) -> None:
 def test_another_text_is_refused_with_one_sentence(text: str, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
         check_text(text)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"text", True, ["a"]])
+def test_what_is_no_text_is_refused_with_its_type(value: Any) -> None:
+    for check in (check_text, check_handle, check_key):
+        with pytest.raises(InvalidInput, match=f"of type {type(value).__name__}, but must be of type str"):
+            check(value)
+
+
+@pytest.mark.parametrize("value", [None, "1", 1.0, True, b"1"])
+def test_what_is_no_whole_number_is_refused_with_its_type(value: Any) -> None:
+    with pytest.raises(
+        InvalidInput, match=f"the tweet id is .* of type {type(value).__name__}, but must be of type int"
+    ):
+        check_id(value, "tweet")
 
 
 @pytest.mark.parametrize("handle", ["", "a b", "ä", "a" * 31, "a\n"])
