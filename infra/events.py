@@ -38,11 +38,13 @@ class ActivityType(StrEnum):
     DELETED = "deleted"
     FOLLOWED = "followed"
     UNFOLLOWED = "unfollowed"
+    STATUS_CHANGED = "status_changed"
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """One event of an author. `other_id` is the tweet for posted and deleted, the follower for the other two."""
+    """One event of an author. `other_id` is the tweet for posted and deleted, the follower for followed and unfollowed,
+    and the author himself for a change of his status: which one, his row says."""
 
     type: ActivityType
     author_id: int
@@ -55,6 +57,7 @@ _OTHER = {
     ActivityType.DELETED: "tweet_id",
     ActivityType.FOLLOWED: "follower_id",
     ActivityType.UNFOLLOWED: "follower_id",
+    ActivityType.STATUS_CHANGED: "author_id",
 }
 
 
@@ -98,13 +101,14 @@ class DeliveryKind(IntEnum):
     RETRACT = 2  # subject: tweet; targets: followers
     DELIVER_OWN = 3  # subject: tweet; targets: the author, into the user timeline
     RETRACT_OWN = 4  # subject: tweet; targets: the author
-    MERGE = 5  # subject: author; targets: one follower; ids: the bound, then the author's tweets above it
-    UNMERGE = 6  # subject: author; targets: one follower
-    ADD_CELEBRITY = 7  # subject: author; targets: one follower, into the set of followed celebrities
-    REMOVE_CELEBRITY = 8  # subject: author; targets: one follower
+    MERGE = 5  # subject: author; targets: followers; ids: the bound, then the author's tweets above it
+    UNMERGE = 6  # subject: author; targets: followers
+    ADD_CELEBRITY = 7  # subject: author; targets: followers, into their sets of followed celebrities
+    REMOVE_CELEBRITY = 8  # subject: author; targets: followers
 
 
-ONE_TARGET = frozenset(
+# Their records have one chunk.
+ONE_CHUNK = frozenset(
     {DeliveryKind.MERGE, DeliveryKind.UNMERGE, DeliveryKind.ADD_CELEBRITY, DeliveryKind.REMOVE_CELEBRITY}
 )
 ALONE = frozenset({DeliveryKind.MERGE, DeliveryKind.UNMERGE})  # these have a message to themselves
@@ -134,7 +138,7 @@ FAMILY = {
 class Delivery:
     """One record of the deliveries log: chunks of one kind, as columns. All arrays are big-endian.
 
-    Chunk i says what happens to `subjects[i]` in `counts[i]` of the `targets`. `ids` belong to kinds of one target.
+    Chunk i says what happens to `subjects[i]` in `counts[i]` of the `targets`. `ids` belong to merges.
     """
 
     kind: DeliveryKind
@@ -207,8 +211,10 @@ def _checked(record: Delivery) -> Delivery:
     name, targets = record.kind.name, len(record.targets)
     if int(record.counts.sum(dtype=np.uint64)) != targets:
         raise Undecodable(f"the chunks of a {name} record count {record.counts.sum()} targets, and it has {targets}")
-    if record.kind in ONE_TARGET and (targets != 1 or len(record.subjects) != 1):
-        raise Undecodable(f"a {name} record has {len(record.subjects)} chunks and {targets} targets; it has one")
+    if record.kind in ONE_CHUNK and (targets == 0 or len(record.subjects) != 1):
+        raise Undecodable(
+            f"a {name} record has {len(record.subjects)} chunks and {targets} targets; it has one chunk, with targets"
+        )
     if record.kind is DeliveryKind.MERGE and len(record.ids) == 0:
         raise Undecodable("a MERGE record has no bound")
     if not len(record.subjects) or not 1 <= int(record.subjects.min()) <= int(record.subjects.max()) <= ID_MAX:

@@ -185,19 +185,49 @@ def agent_lags(bootstrap: str) -> dict[str, int]:
     A small difference can be transaction markers, which no consumer ever acknowledges: the log is looked at then.
     """
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    try:
+    with _kafka_errors(bootstrap):
         return {
             "fan_out": _lag(admin, bootstrap, ACTIVITY),
             "deliver": _lag(admin, bootstrap, DELIVERIES),
         }
-    except KafkaException as error:
-        raise KafkaUnavailable(f"Kafka at {bootstrap} does not answer: {error.args[0].str()}") from error
 
 
 def end_offsets(admin: AdminClient, topic: Topic) -> list[int]:
     """The offset after the last message of each partition."""
     ends = _ends(admin, [topic], CALL_TIMEOUT_S)
     return [ends[topic.name, partition] for partition in range(topic.partitions)]
+
+
+class LogEnds:
+    """Where the partitions of a log end now, to ask later whether the workers have acknowledged all that is there.
+    Raises `KafkaUnavailable`."""
+
+    def __init__(self, bootstrap: str, topic: Topic) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        with _kafka_errors(bootstrap):
+            self._ends = end_offsets(AdminClient({"bootstrap.servers": bootstrap}), topic)
+
+    def are_acknowledged(self) -> bool:
+        """Transaction markers, which no consumer ever acknowledges, do not count."""
+        with _kafka_errors(self._bootstrap):
+            committed = committed_offsets(self._bootstrap, self._topic)
+            behind = {
+                partition: done
+                for partition, (end, done) in enumerate(zip(self._ends, committed, strict=True))
+                if done < end
+            }
+            if any(self._ends[partition] - done > MARKERS_MAX for partition, done in behind.items()):
+                return False
+            return len(_holding_markers_only(self._bootstrap, self._topic, behind)) == len(behind)
+
+
+@contextmanager
+def _kafka_errors(bootstrap: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise KafkaUnavailable(f"Kafka at {bootstrap} does not answer: {error.args[0].str()}") from error
 
 
 class Overview:

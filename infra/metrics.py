@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from infra.bulk_histogram import BulkHistogram
 from infra.shard_map import CLUSTERS
+from infra.status import Status
 from infra.topics import TOPICS
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp beside each counter, which nobody reads
@@ -87,6 +88,9 @@ RELAY_BATCH_EVENTS = _histogram(
     "fanfold_relay_batch_events", "events", "Events that the relay sent in one transaction", COUNT_BUCKETS
 )
 RELAYED = _counter("fanfold_relayed_total", "events", "Events that the relay sent")
+STATUS_CHANGES = _counter(
+    "fanfold_status_changes_total", "authors", "Steps across the threshold, by the status after it", kind=tuple(Status)
+)
 
 # Both agents.
 BATCH_EVENTS = _histogram(

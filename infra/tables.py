@@ -32,10 +32,14 @@ users = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("deleted_at", DateTime(timezone=True)),  # gone for everybody; then tweets and follows go
     Column("erased_at", DateTime(timezone=True)),  # and then all of it is gone but this row: its id stays taken
+    Column("status_before", Text, nullable=False, server_default="push"),
+    Column("status_event", BigInteger),  # the outbox id of the event that told the status; none before the first
     CheckConstraint("status IN ('push', 'both', 'pull')", name="users_status"),
+    CheckConstraint("status_before IN ('push', 'both', 'pull')", name="users_status_before"),
     CheckConstraint("id > 0", name="users_id_positive"),
     Index("users_active", "active_until", postgresql_where=text("active_until IS NOT NULL")),
     Index("users_deleted", "id", postgresql_where=text("deleted_at IS NOT NULL")),
+    Index("users_celebrities", "id", postgresql_where=text("status <> 'push'")),
 )
 
 follows = Table(
@@ -46,6 +50,15 @@ follows = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("follower_id <> author_id", name="follows_another"),
     Index("follows_by_author", "author_id", "follower_id"),
+)
+
+# How many rows of `follows` each author has; changed with them, under the author's lock. A row may say 0.
+follower_counts = Table(
+    "follower_counts",
+    metadata,
+    Column("author_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("followers", BigInteger, nullable=False),
+    Index("follower_counts_by_followers", "followers"),
 )
 
 # Who once followed whom and unfollowed: what may have been in a timeline, for the audit.

@@ -21,6 +21,8 @@ from producers.outbox_watch import watch_outbox
 from producers.publish import NewTweet, Publisher
 from producers.relay import Relay
 from producers.snowflake import unleased_snowflakes
+from producers.status_keeper import ROUND_S as STATUS_ROUND_S
+from producers.status_keeper import keep_statuses
 
 user = typer.Typer(no_args_is_help=True, help="Users.")
 
@@ -40,6 +42,8 @@ def relay(context: typer.Context) -> None:
     threading.Thread(target=watch_outbox, args=(engine, stop), daemon=True).start()
     house_beat = health.loop("the housekeeping", HOUSE_ROUND_S)
     threading.Thread(target=keep_house, args=(settings, engine, stop, house_beat), daemon=True).start()
+    status_beat = health.loop("the status keeper", STATUS_ROUND_S)
+    threading.Thread(target=keep_statuses, args=(settings, stop, status_beat), daemon=True).start()
     try:
         Relay(engine, url, settings.need("kafka_bootstrap")).run(stop, health)
     finally:

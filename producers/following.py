@@ -104,11 +104,19 @@ def _columns(pairs: Sequence[Pair]) -> dict[str, list[int]]:
 
 _USERS = sa.text("SELECT id FROM users WHERE id = ANY (CAST(:ids AS bigint[])) AND deleted_at IS NULL")
 
+# Both count the followers of each author as well: his lock is held, so no other transaction has the row of his count.
 _INSERT = sa.text(
     """
-    INSERT INTO follows (follower_id, author_id)
-    SELECT * FROM unnest(CAST(:followers AS bigint[]), CAST(:authors AS bigint[]))
-    ON CONFLICT DO NOTHING RETURNING follower_id, author_id
+    WITH added AS (
+        INSERT INTO follows (follower_id, author_id)
+        SELECT * FROM unnest(CAST(:followers AS bigint[]), CAST(:authors AS bigint[]))
+        ON CONFLICT DO NOTHING RETURNING follower_id, author_id
+    ), counted AS (
+        INSERT INTO follower_counts AS count (author_id, followers)
+        SELECT author_id, count(*) FROM added GROUP BY author_id
+        ON CONFLICT (author_id) DO UPDATE SET followers = count.followers + excluded.followers
+    )
+    SELECT follower_id, author_id FROM added
     """
 )
 
@@ -119,6 +127,10 @@ _DELETE = sa.text(
         WHERE follower_id = pair.f AND author_id = pair.a RETURNING follower_id, author_id
     ), noted AS (
         INSERT INTO former_follows SELECT follower_id, author_id FROM gone ON CONFLICT DO NOTHING
+    ), counted AS (
+        UPDATE follower_counts SET followers = followers - lost.many
+        FROM (SELECT author_id, count(*) AS many FROM gone GROUP BY author_id) AS lost
+        WHERE follower_counts.author_id = lost.author_id
     )
     SELECT follower_id, author_id FROM gone
     """

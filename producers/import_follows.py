@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from infra import outbox
 from infra.events import Activity, ActivityType
+from infra.status import Status, side
 from producers.import_files import Line
 from producers.import_lines import Columns, Follow, parse_follow, read_header
 from producers.import_rows import Numbered, Written, copy_rows
@@ -67,7 +68,7 @@ class FollowRows:
         reads the follows, and no worker holds an author's followers yet, which only his events would correct."""
         users = connection.execute(_INSERT_USERS).rowcount
         if not connection.execute(_EVENTS_ARE_NEEDED).scalar_one():
-            return Written(connection.execute(_INSERT_FOLLOWS).rowcount, users)
+            return Written(connection.execute(_INSERT_FOLLOWS).scalar_one(), users)
         added = {(row.follower_id, row.author_id) for row in connection.execute(_INSERT_FOLLOWS_RETURNING)}
         in_order = dict.fromkeys(pair for _, pair in rows if pair in added)
         now_ms = self._clock_ms()
@@ -75,8 +76,12 @@ class FollowRows:
         return Written(len(added), users, len(added))
 
     def finish(self, connection: sa.Connection) -> None:
-        """Sets the status of the new celebrities."""
-        connection.execute(_PROMOTE, {"threshold": self._threshold})
+        """Sets the status of the new celebrities, while nobody has to be told."""
+        if connection.execute(_EVENTS_ARE_NEEDED).scalar_one():
+            return  # the status keeper takes them there, with the events that tell everybody
+        rows = connection.execute(_PUSHED, {"threshold": self._threshold}).all()
+        pulled = [row.id for row in rows if side(Status.PUSH, row.followers, self._threshold) is Status.PULL]
+        connection.execute(_PULL, {"ids": pulled})
 
 
 def _columns(rows: Sequence[Numbered[Follow]]) -> dict[str, list[int]]:
@@ -126,25 +131,31 @@ _INSERT_USERS = sa.text(
     """
 )
 
-_INSERT_FOLLOWS = sa.text(
-    """
-    INSERT INTO follows (follower_id, author_id)
-    SELECT follower_id, author_id FROM staged ORDER BY follower_id, author_id
-    ON CONFLICT DO NOTHING
-    """
+# The authors' followers are counted as well.
+_ADDED = """
+    WITH added AS (
+        INSERT INTO follows (follower_id, author_id)
+        SELECT follower_id, author_id FROM staged ORDER BY follower_id, author_id
+        ON CONFLICT DO NOTHING RETURNING follower_id, author_id
+    ), counted AS (
+        INSERT INTO follower_counts AS count (author_id, followers)
+        SELECT author_id, count(*) FROM added GROUP BY author_id
+        ON CONFLICT (author_id) DO UPDATE SET followers = count.followers + excluded.followers
+    )
+"""
+_INSERT_FOLLOWS, _INSERT_FOLLOWS_RETURNING = (
+    sa.text(f"{_ADDED} SELECT {columns} FROM added")  # noqa: S608 - both are written here
+    for columns in ("count(*)", "follower_id, author_id")
 )
-
-_INSERT_FOLLOWS_RETURNING = sa.text(_INSERT_FOLLOWS.text + " RETURNING follower_id, author_id")
 
 _EVENTS_ARE_NEEDED = sa.text(
     "SELECT (SELECT coalesce(max(active_until) > now(), false) FROM users) OR EXISTS (SELECT FROM tweets)"
 )
 
-# The one place that says who is a celebrity after an import. At the threshold an author is still pushed.
-_PROMOTE = sa.text(
+_PUSHED = sa.text(
     """
-    UPDATE users SET status = 'pull'
-    WHERE status = 'push'
-      AND id IN (SELECT author_id FROM follows GROUP BY author_id HAVING count(*) > :threshold)
+    SELECT id, followers FROM follower_counts JOIN users ON id = author_id
+    WHERE followers >= :threshold AND status = 'push'
     """
 )
+_PULL = sa.text("UPDATE users SET status = 'pull' WHERE id = ANY (CAST(:ids AS bigint[]))")

@@ -2,7 +2,7 @@
 
 A file is taken in batches, each one transaction under the import's lock, which also writes how far the file got: so an
 import is idempotent by file name and line number, and a killed one goes on where it stopped. Import follows before the
-first user is active: who is a celebrity is decided at the end, without an event that would tell present timelines.
+first user is active: then who is a celebrity is decided at its end, at once and without an event.
 """
 
 import threading
@@ -265,4 +265,4 @@ _SAVE = sa.text(
     """
 )
 
-_COUNT_CELEBRITIES = sa.text("SELECT count(*) FROM users WHERE status = 'pull'")
+_COUNT_CELEBRITIES = sa.text("SELECT count(*) FROM users WHERE status <> 'push'")

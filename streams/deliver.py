@@ -8,7 +8,7 @@ for, never skipped. Next: infra/lua/timelines.lua.
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,12 +19,13 @@ import structlog
 from infra import metrics, redis_keys
 from infra.database import reading
 from infra.errors import DependencyError, Fenced, RedisUnavailable, TokenLost, Undecodable
-from infra.events import Delivery, DeliveryKind, decode_deliveries
+from infra.events import Delivery, DeliveryKind, decode_deliveries, one_chunk
 from infra.rebuild import BATCH_USERS_MAX, rebuild
 from infra.redis_clusters import RedisClusters
+from infra.redis_keys import page_of_keys
 from infra.redis_node import Argument
 from infra.shard_map import ShardMap
-from infra.slots import slot_of
+from infra.slots import slots_of
 from infra.timelines import Kind, Timelines
 from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, segments_of
 from streams.progress import PROGRESS
@@ -33,6 +34,9 @@ RUN_TARGETS_MAX = 262_144  # entries of one run: the more, the more of them shar
 RUN_CHUNKS_MAX = 32_768  # their places in a call have two bytes
 CALL_TARGETS_MAX = 65_536  # entries of one call to all nodes, when most are the newest of their lists
 CALL_TARGETS_MIN = 4_096  # at first, and when many belong deep into their lists
+# What reads and writes a list as a whole costs a node as much as so many entries that are the newest of theirs.
+WHOLE_LIST_TARGETS = 100
+WHOLE_LIST_KINDS = (DeliveryKind.MERGE, DeliveryKind.UNMERGE)
 CALL_SLOW_S = 0.5  # halves the next calls: readers wait behind a call, and its time-out is 5 s
 CALL_FAST_S = 0.1  # doubles them
 RETRY_FIRST_S = 0.05
@@ -45,9 +49,7 @@ T = TypeVar("T")
 Arguments = Mapping[str, Sequence[Argument]]  # of one call, by node
 Answers = dict[str, Any]
 
-_OF_AUTHOR = sa.text(
-    "SELECT id FROM tweets WHERE author_id = :author AND id = ANY (CAST(:ids AS bigint[])) ORDER BY id"
-)
+_OF_AUTHOR = sa.text("SELECT id FROM tweets WHERE author_id = :author AND id = ANY (CAST(:ids AS bigint[]))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def runs_of(messages: Sequence[Received]) -> Iterator[list[Received]]:
     run: list[Received] = []
     targets = chunks = 0
     for message in messages:
-        more_targets = sum(len(record.targets) for record in message.records)
+        more_targets = sum(map(_cost, message.records))
         more_chunks = sum(len(record.subjects) for record in message.records)
         alone = any(record.kind is DeliveryKind.UNMERGE for record in message.records)
         if run and (alone or targets + more_targets > RUN_TARGETS_MAX or chunks + more_chunks > RUN_CHUNKS_MAX):
@@ -110,6 +112,11 @@ def runs_of(messages: Sequence[Received]) -> Iterator[list[Received]]:
         targets, chunks = targets + more_targets, chunks + more_chunks
     if run:
         yield run
+
+
+def _cost(record: Delivery) -> int:
+    """In entries that are the newest of their lists."""
+    return len(record.targets) * (WHOLE_LIST_TARGETS if record.kind in WHOLE_LIST_KINDS else 1)
 
 
 def _placed(messages: Sequence[Received]) -> list[Placed]:
@@ -147,7 +154,7 @@ class Deliverer:
         for run in runs_of(messages):
             placed = _placed(run)
             if placed and placed[0].record.kind is DeliveryKind.UNMERGE:
-                placed = [Placed(one.offset, self._with_entries(one.record)) for one in placed]
+                placed = [Placed(one.offset, of_list) for one in placed for of_list in self._resolved(one.record)]
             self._apply_run(placed, run[-1].offset)
 
     def fits_one_call(self, messages: Sequence[Received]) -> bool:
@@ -170,21 +177,37 @@ class Deliverer:
             total[name].add(answer)
         self._conclude(prepared.placed, total)
 
-    def _with_entries(self, record: Delivery) -> Delivery:
-        """An unmerge with the ids to remove, in whichever copy they are: resolved when it is applied. Which of the
-        entries that are there are the author's, by the database now."""
-        owner = int(record.targets[0])
-        key = redis_keys.home_timeline(owner)
+    def _resolved(self, record: Delivery) -> list[Delivery]:
+        """An unmerge as one for each list, with the ids to remove, in whichever copy they are: resolved when it is
+        applied. Which of the entries that are there are the author's, by the database now."""
+        owners = record.targets.tolist()
+        keys = page_of_keys(record.targets.astype(np.uint64), redis_keys.HOME)
+        slots = slots_of(record.targets)
 
-        def open_removals(shard_map: ShardMap) -> Answers | None:
-            nodes = {shard_map.node_of(cluster, slot_of(owner)): [key] for cluster in shard_map.placement}
-            return self._call_nodes("open_removal", nodes, shard_map)
+        def open_removals(shard_map: ShardMap) -> dict[int, set[int]] | None:
+            asked = {
+                name: np.flatnonzero(shard_map.node_indexes(cluster)[slots] == index)
+                for cluster in shard_map.placement
+                for index, name in enumerate(shard_map.nodes_of(cluster))
+            }
+            pages = {name: [keys[places].tobytes()] for name, places in asked.items() if len(places)}
+            answers = self._call_nodes("open_removal", pages, shard_map)
+            if answers is None:
+                return None
+            found: dict[int, set[int]] = {owner: set() for owner in owners}
+            for name, answer in answers.items():
+                for place, entries in zip(asked[name].tolist(), answer, strict=True):
+                    found[owners[place]].update(map(int, entries))
+            return found
 
         found = self._under_one_map(open_removals)
-        ids = {int(entry) for answer in found.values() for entries in answer for entry in entries}
+        ids = set[int]().union(*found.values())
         with reading(self._engine) as connection:
-            gone = connection.execute(_OF_AUTHOR, {"author": record.subject, "ids": list(ids)}).scalars().all()
-        return replace(record, ids=np.array(gone, dtype=np.uint64))
+            gone = set(connection.execute(_OF_AUTHOR, {"author": record.subject, "ids": list(ids)}).scalars())
+        return [
+            one_chunk(record.kind, record.subject, 0, [owner], np.array(sorted(entries & gone), dtype=np.uint64))
+            for owner, entries in found.items()
+        ]
 
     def _apply_run(self, placed: Sequence[Placed], last_offset: int) -> None:
         segments = segments_of(placed)
@@ -192,7 +215,7 @@ class Deliverer:
         self._conclude(placed, self._under_one_map(partial(self._apply_parts, segments, parts, last_offset)))
 
     def _parts(self, placed: Sequence[Placed]) -> int:
-        targets = sum(len(one.record.targets) for one in placed)
+        targets = sum(_cost(one.record) for one in placed)
         return min(targets // self._call_targets + 1, PARTS_MAX)
 
     def _head(self, epoch: int) -> tuple[int, int, int, int]:
@@ -226,7 +249,7 @@ class Deliverer:
             self._call_targets = next_call_targets(self._call_targets, time.monotonic() - began_s)
         return total
 
-    def _under_one_map(self, calls: "Callable[[ShardMap], dict[str, T] | None]") -> "dict[str, T]":
+    def _under_one_map(self, calls: "Callable[[ShardMap], T | None]") -> T:
         """Makes calls by one shard map, again from the first when its epoch was raised meanwhile: placements may
         differ then, and applying twice does no harm."""
         while True:

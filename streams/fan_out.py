@@ -17,7 +17,7 @@ from infra.events import (
     ALONE,
     FAMILY,
     NO_IDS,
-    ONE_TARGET,
+    ONE_CHUNK,
     Activity,
     ActivityType,
     Delivery,
@@ -27,10 +27,13 @@ from infra.events import (
 )
 from infra.kafka import Message
 from infra.slots import Ids, slot_of
+from infra.status import Standing, Status
 from infra.topics import DELIVERIES
 from streams.follower_index import FollowerIndex, PackedFollowers
 
 MESSAGE_TARGETS_MAX = 16_384  # follower ids in one message: 128 kB, an eighth of what the broker takes
+# Of one merge or unmerge of many: each list is read and written as a whole, some 0.4 ms in each cluster.
+WHOLE_LISTS_MAX = 128
 MESSAGE_CHUNKS_MAX = 4_000  # in one message: 80 kB beside their targets
 _NEW = (DeliveryKind.DELIVER, DeliveryKind.DELIVER_OWN)
 
@@ -51,16 +54,24 @@ class Facts:
     """What the database says about a batch of activity, read after the batch was."""
 
     live: frozenset[int]  # the posted tweets that are still live
-    pull: frozenset[int]  # the authors who are celebrities: merged at reading time
+    standings: Mapping[int, Standing]  # of the authors who are not simply pushed
     following: Mapping[tuple[int, int], bool]  # (author, follower) of each follow event → follows now
-    newest: Mapping[int, Sequence[int]] = field(default_factory=dict)  # followed authors' newest ids, descending
+    newest: Mapping[int, Sequence[int]] = field(default_factory=dict)  # authors' newest ids, descending, to be merged
+
+    def standing(self, author: int) -> Standing:
+        """How an author's tweets reach home pages."""
+        return self.standings.get(author, _PUSHED)
+
+
+_PUSHED = Standing()
 
 
 def plan_deliveries(event: Activity, facts: Facts, followers: PackedFollowers | None, length: int) -> Iterator[Chunk]:
     """The chunks that one event asks for.
 
-    A follow event means "look at this pair": the pair's row decides, so an old event that is replayed does no harm.
-    An unfollow takes the author's entries out in any case, and puts those that are live back if the row says so.
+    A follow event means "look at this pair", one of a status "look at this author": the row decides, so an old event
+    that is replayed does no harm. An unfollow takes the author's entries out in any case, and puts those that are live
+    back if the row says so.
     """
     match event.type:
         case ActivityType.POSTED:
@@ -70,18 +81,16 @@ def plan_deliveries(event: Activity, facts: Facts, followers: PackedFollowers | 
             yield from _to_timelines(event, facts, followers, DeliveryKind.RETRACT, DeliveryKind.RETRACT_OWN)
         case ActivityType.FOLLOWED | ActivityType.UNFOLLOWED:
             yield from _to_follower(event, facts, length)
+        case ActivityType.STATUS_CHANGED:
+            yield from _to_all_followers(event, facts, followers, length)
 
 
 def _to_timelines(
     event: Activity, facts: Facts, followers: PackedFollowers | None, home: DeliveryKind, own: DeliveryKind
 ) -> Iterator[Chunk]:
     yield _to_one(event.author_id, own, event.other_id, event)
-    if followers is None or event.author_id in facts.pull:
-        return
-    for partition, ids in followers.by_partition():
-        for start in range(0, len(ids), MESSAGE_TARGETS_MAX):
-            part = ids[start : start + MESSAGE_TARGETS_MAX]
-            yield Chunk(partition, home, event.other_id, event.published_ms, part)
+    if followers is not None and facts.standing(event.author_id).is_pushed:
+        yield from _to_many(followers, home, event.other_id, event, MESSAGE_TARGETS_MAX)
 
 
 def _to_follower(event: Activity, facts: Facts, length: int) -> Iterator[Chunk]:
@@ -92,13 +101,49 @@ def _to_follower(event: Activity, facts: Facts, length: int) -> Iterator[Chunk]:
         yield _to_one(follower, DeliveryKind.UNMERGE, author, event)
     if not follows:
         yield _to_one(follower, DeliveryKind.REMOVE_CELEBRITY, author, event)
-    elif author in facts.pull:
+        return
+    if facts.standing(author).is_pulled:
         yield _to_one(follower, DeliveryKind.ADD_CELEBRITY, author, event)
-    else:
-        newest = facts.newest.get(author, ())
-        bound = newest[length] if len(newest) > length else 0
-        ids = np.array([bound, *reversed(newest[:length])], dtype=np.uint64)
-        yield _to_one(follower, DeliveryKind.MERGE, author, event, ids)
+    if facts.standing(author).is_pushed:
+        yield _to_one(follower, DeliveryKind.MERGE, author, event, _to_merge(facts, author, length))
+
+
+def _to_all_followers(event: Activity, facts: Facts, followers: PackedFollowers | None, length: int) -> Iterator[Chunk]:
+    """On the way to the other side that one is made complete, and on arrival the first one is given up. Nobody arrives
+    before the way is applied everywhere (producers/status_keeper.py)."""
+    author = event.author_id
+    if followers is None:
+        return
+    match facts.standing(author):
+        case Standing(Status.BOTH, Status.PUSH):
+            yield from _to_many(followers, DeliveryKind.ADD_CELEBRITY, author, event, MESSAGE_TARGETS_MAX)
+        case Standing(Status.BOTH, _):
+            merged = _to_merge(facts, author, length)
+            yield from _to_many(followers, DeliveryKind.MERGE, author, event, WHOLE_LISTS_MAX, merged)
+        case Standing(Status.PULL, _):
+            yield from _to_many(followers, DeliveryKind.UNMERGE, author, event, WHOLE_LISTS_MAX)
+        case Standing(Status.PUSH, _):
+            yield from _to_many(followers, DeliveryKind.REMOVE_CELEBRITY, author, event, MESSAGE_TARGETS_MAX)
+
+
+def _to_merge(facts: Facts, author: int, length: int) -> Ids:
+    """The bound above which it is complete, then an author's newest tweets."""
+    newest = facts.newest.get(author, ())
+    bound = newest[length] if len(newest) > length else 0
+    return np.array([bound, *reversed(newest[:length])], dtype=np.uint64)
+
+
+def _to_many(
+    followers: PackedFollowers,
+    kind: DeliveryKind,
+    subject: int,
+    event: Activity,
+    targets_max: int,
+    ids: Ids = NO_IDS,
+) -> Iterator[Chunk]:
+    for partition, targets in followers.by_partition():
+        for start in range(0, len(targets), targets_max):
+            yield Chunk(partition, kind, subject, event.published_ms, targets[start : start + targets_max], ids)
 
 
 def _to_one(owner: int, kind: DeliveryKind, subject: int, event: Activity, ids: Ids = NO_IDS) -> Chunk:
@@ -150,7 +195,7 @@ class _Packing:
 
     def add(self, chunk: Chunk) -> None:
         records = self._records.setdefault(FAMILY[chunk.kind], [])
-        if records and records[-1][0].kind is chunk.kind and chunk.kind not in ONE_TARGET:
+        if records and records[-1][0].kind is chunk.kind and chunk.kind not in ONE_CHUNK:
             records[-1].append(chunk)
         else:
             records.append([chunk])
@@ -183,10 +228,10 @@ class FanOut:
 
     def plan(self, events: Sequence[Activity], facts: Facts, length: int) -> list[Chunk]:
         """What a batch asks for. Idempotent by the timelines: a batch sent twice inserts, removes, merges the same."""
-        mine = {(event.author_id, event.other_id) for event in events if not _fans_out(event)}
+        mine = {(event.author_id, event.other_id) for event in events if _is_of_pair(event)}
         following = {pair: follows for pair, follows in facts.following.items() if pair in mine}
         self._index.set_all_following(changes_by_author(following))
-        targeted = {event.author_id for event in events if event.author_id not in facts.pull and _fans_out(event)}
+        targeted = {event.author_id for event in events if _fans_out(event, facts)}
         followers = self._index.get_all(targeted)
         chunks: list[Chunk] = []
         for event in events:
@@ -203,21 +248,24 @@ def read_facts(engine: sa.Engine, events: Sequence[Activity], length: int) -> Fa
     deleted are deleted as well."""
     _delete_retweets(engine, [event.other_id for event in events if event.type is ActivityType.DELETED])
     posted = [event.other_id for event in events if event.type is ActivityType.POSTED]
-    pairs = [(event.author_id, event.other_id) for event in events if not _fans_out(event)]
+    pairs = [(event.author_id, event.other_id) for event in events if _is_of_pair(event)]
     with reading(engine) as connection:
         authors = list({event.author_id for event in events})
-        found = connection.execute(_PULL_AND_LIVE, {"authors": authors, "tweets": posted}).all()
-        pull, live = ({row.id for row in found if row.is_tweet is which} for which in (False, True))
+        found = connection.execute(_STANDINGS_AND_LIVE, {"authors": authors, "tweets": posted}).all()
+        standings = {row.id: Standing(Status(row.status), Status(row.status_before)) for row in found if row.status}
+        live = {row.id for row in found if not row.status}
         following: dict[tuple[int, int], bool] = {}
         newest: dict[int, Sequence[int]] = {}
+        merged = {event.author_id for event in events if event.type is ActivityType.STATUS_CHANGED} & standings.keys()
         if pairs:
             rows = connection.execute(_PAIRS, {"authors": [a for a, _ in pairs], "followers": [f for _, f in pairs]})
             now = {(author, follower) for author, follower in rows}
             following = {pair: pair in now for pair in pairs}
-            followed = list({author for author, _ in now})
-            newest_rows = connection.execute(_NEWEST, {"ids": followed, "limit": length + 1})
+            merged |= {author for author, _ in now}
+        if merged:
+            newest_rows = connection.execute(_NEWEST, {"ids": list(merged), "limit": length + 1})
             newest = {row[0]: row[1] for row in newest_rows}
-        return Facts(frozenset(live), frozenset(pull), following, newest)
+        return Facts(frozenset(live), standings, following, newest)
 
 
 def changes_by_author(following: Mapping[tuple[int, int], bool]) -> dict[int, dict[int, bool]]:
@@ -233,8 +281,15 @@ def changes_by_author(following: Mapping[tuple[int, int], bool]) -> dict[int, di
     return changes
 
 
-def _fans_out(event: Activity) -> bool:
-    return event.type in (ActivityType.POSTED, ActivityType.DELETED)
+def _is_of_pair(event: Activity) -> bool:
+    return event.type in (ActivityType.FOLLOWED, ActivityType.UNFOLLOWED)
+
+
+def _fans_out(event: Activity, facts: Facts) -> bool:
+    """Whether all followers are its targets."""
+    if event.type is ActivityType.STATUS_CHANGED:
+        return True
+    return not _is_of_pair(event) and facts.standing(event.author_id).is_pushed
 
 
 def _delete_retweets(engine: sa.Engine, tweet_ids: Sequence[int]) -> None:
@@ -255,11 +310,11 @@ def _delete_some_retweets(engine: sa.Engine, tweet_ids: Sequence[int]) -> int:
     return len(found)
 
 
-_PULL_AND_LIVE = sa.text(
+_STANDINGS_AND_LIVE = sa.text(
     """
-    SELECT id, false AS is_tweet FROM users WHERE id = ANY (CAST(:authors AS bigint[])) AND status = 'pull'
+    SELECT id, status, status_before FROM users WHERE id = ANY (CAST(:authors AS bigint[])) AND status <> 'push'
     UNION ALL
-    SELECT id, true FROM live_tweets WHERE id = ANY (CAST(:tweets AS bigint[]))
+    SELECT id, NULL, NULL FROM live_tweets WHERE id = ANY (CAST(:tweets AS bigint[]))
     """
 )
 _PAIRS = sa.text(

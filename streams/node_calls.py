@@ -12,7 +12,7 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from infra.events import FAMILY, ONE_TARGET, Delivery, DeliveryKind, Family
+from infra.events import FAMILY, ONE_CHUNK, Delivery, DeliveryKind, Family
 from infra.redis_keys import CELEBRITIES, HOME, USER, page_of_keys
 from infra.redis_node import Argument
 from infra.shard_map import ShardMap
@@ -47,7 +47,7 @@ class Segment:
     """Records of one kind, turned around: for each owner, `counts` places in `subjects`, one after the other.
 
     `subjects` is ascending and has each tweet once; `offsets` says from which message each came, less `offset`. So an
-    owner's places are ascending, and each once. Of a kind of one target it is the one owner, without places.
+    owner's places are ascending, and each once. A kind of one chunk has one subject for all owners, without places.
     """
 
     letter: bytes
@@ -62,7 +62,7 @@ class Segment:
 
 
 def segments_of(placed: Sequence[Placed]) -> list[Segment]:
-    """A run as segments. Within a family of keys they keep the log's order; kinds of one target stay single."""
+    """A run as segments. Within a family of keys they keep the log's order; kinds of one chunk stay single."""
     families: dict[Family, list[Placed]] = {}
     for one in placed:
         families.setdefault(FAMILY[one.record.kind], []).append(one)
@@ -75,7 +75,7 @@ def segments_of(placed: Sequence[Placed]) -> list[Segment]:
 
 
 def _segments(kind: DeliveryKind, prefix: bytes, group: Sequence[Placed]) -> Iterator[Segment]:
-    if kind not in ONE_TARGET:
+    if kind not in ONE_CHUNK:
         with_targets = [one for one in group if len(one.record.targets)]
         if with_targets:
             yield _turned_around(LETTERS[kind], prefix, with_targets)

@@ -335,8 +335,8 @@ end
 -- kind D insert ids into lists · R remove ids from lists. Grouped: `ids` ascending, separated by spaces; for each key of
 --      the page `extra` has two bytes with its number of ids, then for each of these two bytes with its place in `ids`,
 --      then for each of `ids` four bytes: its offset, counted from `offset`.
--- kind M merge the ids of `extra` into one list, complete above the id in `ids` · X remove the ids of `extra` from one
---      list · A, B add or remove the celebrity id in one set
+-- kind M merge the ids of `extra` into each list, complete above the id in `ids` · X remove the ids of `extra` from each
+--      list · A, B add or remove the celebrity `ids` in each set
 -- Idempotent by offset for the count, and by the lists themselves for the entries.
 -- Returns how many entries of D records are in home timelines now that were not applied before, how many of them met
 -- an absent list, how many entries were not the newest of their list, then the keys of lists that are short.
@@ -357,11 +357,15 @@ local function apply(_, args)
         if remove(key, gone, length) then short[#short + 1] = key end
       end
     elseif kind == 'X' then
-      if remove(page, ids_of(extra), length) then short[#short + 1] = page end
+      local gone = ids_of(extra)
+      for key in keys_of(page) do
+        if remove(key, gone, length) then short[#short + 1] = key end
+      end
     elseif kind == 'M' then
-      merge_author(page, ids, ids_of(extra), length)
+      local merged = ids_of(extra)
+      for key in keys_of(page) do merge_author(key, ids, merged, length) end
     else
-      change_celebrity(page, ids, kind == 'A')
+      for key in keys_of(page) do change_celebrity(key, ids, kind == 'A') end
     end
   end
 

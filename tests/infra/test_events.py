@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from infra.errors import Undecodable
 from infra.events import (
     NO_IDS,
-    ONE_TARGET,
+    ONE_CHUNK,
     Activity,
     ActivityType,
     Delivery,
@@ -21,9 +21,11 @@ from infra.events import (
 )
 
 IDS = st.integers(min_value=1, max_value=(1 << 63) - 1)
-ACTIVITIES = st.builds(Activity, st.sampled_from(ActivityType), IDS, IDS, IDS)
+ACTIVITIES = st.builds(Activity, st.sampled_from(ActivityType), IDS, IDS, IDS).map(
+    lambda one: replace(one, other_id=one.author_id) if one.type is ActivityType.STATUS_CHANGED else one
+)
 CHUNKS = st.lists(st.tuples(IDS, IDS, st.lists(IDS, max_size=20)), min_size=1, max_size=5)
-KINDS_OF_MANY = st.sampled_from(sorted(set(DeliveryKind) - ONE_TARGET))
+KINDS_OF_MANY = st.sampled_from(sorted(set(DeliveryKind) - ONE_CHUNK))
 BOUND_AND_IDS = st.lists(IDS, min_size=1, max_size=20).map(lambda ids: np.array(ids, dtype=">u8"))
 
 
@@ -40,7 +42,9 @@ def of_chunks(kind: DeliveryKind, chunks: list[tuple[int, int, list[int]]]) -> D
 
 DELIVERIES = st.one_of(
     st.builds(of_chunks, KINDS_OF_MANY, CHUNKS),
-    st.builds(one_chunk, st.sampled_from(sorted(ONE_TARGET)), IDS, IDS, IDS.map(lambda one: [one]), BOUND_AND_IDS),
+    st.builds(
+        one_chunk, st.sampled_from(sorted(ONE_CHUNK)), IDS, IDS, st.lists(IDS, min_size=1, max_size=20), BOUND_AND_IDS
+    ),
 )
 
 
@@ -98,8 +102,8 @@ TWO = np.array([1, 2], dtype=">u8")
     "record",
     [
         one_chunk(DeliveryKind.UNMERGE, 5, 6, []),
-        one_chunk(DeliveryKind.UNMERGE, 5, 6, [1, 2]),
-        one_chunk(DeliveryKind.MERGE, 5, 6, [1, 2], TWO),
+        of_chunks(DeliveryKind.UNMERGE, [(5, 6, [1]), (7, 6, [2])]),
+        of_chunks(DeliveryKind.ADD_CELEBRITY, [(5, 6, [1]), (7, 6, [2])]),
         one_chunk(DeliveryKind.MERGE, 5, 6, [1]),
         one_chunk(DeliveryKind.ADD_CELEBRITY, 5, 6, []),
         one_chunk(DeliveryKind.DELIVER, 0, 6, [1, 2]),

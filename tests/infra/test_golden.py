@@ -23,6 +23,7 @@ ACTIVITIES = {
     "activity.v1.deleted.json": Activity(ActivityType.DELETED, AUTHOR, LARGEST, TIME_MS),
     "activity.v1.followed.json": Activity(ActivityType.FOLLOWED, AUTHOR, LARGEST, TIME_MS),
     "activity.v1.unfollowed.json": Activity(ActivityType.UNFOLLOWED, AUTHOR, LARGEST, TIME_MS),
+    "activity.v1.status_changed.json": Activity(ActivityType.STATUS_CHANGED, AUTHOR, AUTHOR, TIME_MS),
 }
 
 Columns = tuple[DeliveryKind, list[int], list[int], list[int], list[int], list[int]]
@@ -38,6 +39,11 @@ def single(kind: DeliveryKind, ids: list[int] | None = None) -> Columns:
     return kind, [7], [TIME_MS], [1], [8], ids or []
 
 
+def many(kind: DeliveryKind, ids: list[int] | None = None) -> Columns:
+    """One chunk with several targets."""
+    return kind, [7], [TIME_MS], [3], [8, 9, LARGEST], ids or []
+
+
 DELIVERIES = {
     "deliveries.v2.runs.hex": [
         run(DeliveryKind.DELIVER),
@@ -49,6 +55,9 @@ DELIVERIES = {
     ],
     "deliveries.v2.merge.hex": [single(DeliveryKind.MERGE, [5, 6, AUTHOR])],
     "deliveries.v2.unmerge.hex": [single(DeliveryKind.UNMERGE)],
+    "deliveries.v2.merge_many.hex": [many(DeliveryKind.MERGE, [5, 6, AUTHOR])],
+    "deliveries.v2.unmerge_many.hex": [many(DeliveryKind.UNMERGE)],
+    "deliveries.v2.celebrity_many.hex": [many(DeliveryKind.ADD_CELEBRITY), many(DeliveryKind.REMOVE_CELEBRITY)],
 }
 
 

@@ -5,33 +5,44 @@ import pytest
 
 from infra.events import Activity, ActivityType, DeliveryKind, decode_deliveries
 from infra.slots import slot_of
+from infra.status import Standing, Status
 from infra.topics import DELIVERIES, MESSAGE_BYTES_MAX
 from streams.fan_out import (
     MESSAGE_CHUNKS_MAX,
     MESSAGE_TARGETS_MAX,
+    WHOLE_LISTS_MAX,
     Chunk,
     Facts,
     by_tweet_id,
     pack_messages,
     plan_deliveries,
 )
-from streams.follower_index import pack
+from streams.follower_index import pack, partitions_of
 
 AUTHOR, FOLLOWER, TWEET, LENGTH = 7, 8, 10**18, 3
 FOLLOWERS = pack(np.arange(100, 200, dtype=np.uint64))
 
 
-def facts(live: bool = True, pull: bool = False, following: bool | None = None, newest: tuple[int, ...] = ()) -> Facts:
+PULL, UP, DOWN = Standing(Status.PULL), Standing(Status.BOTH, Status.PUSH), Standing(Status.BOTH, Status.PULL)
+
+
+def facts(
+    live: bool = True,
+    standing: Standing | None = None,
+    following: bool | None = None,
+    newest: tuple[int, ...] = (),
+) -> Facts:
     return Facts(
         live=frozenset([TWEET] if live else []),
-        pull=frozenset([AUTHOR] if pull else []),
+        standings={AUTHOR: standing} if standing else {},
         following={} if following is None else {(AUTHOR, FOLLOWER): following},
         newest={AUTHOR: newest},
     )
 
 
 def plan(kind: ActivityType, known: Facts) -> list[Chunk]:
-    other = TWEET if kind in (ActivityType.POSTED, ActivityType.DELETED) else FOLLOWER
+    other = {ActivityType.STATUS_CHANGED: AUTHOR}.get(kind, FOLLOWER)
+    other = TWEET if kind in (ActivityType.POSTED, ActivityType.DELETED) else other
     return list(plan_deliveries(Activity(kind, AUTHOR, other, 5), known, FOLLOWERS, LENGTH))
 
 
@@ -43,12 +54,20 @@ def kinds(chunks: list[Chunk]) -> set[DeliveryKind]:
     ("kind", "known", "expected"),
     [
         (ActivityType.POSTED, facts(), {DeliveryKind.DELIVER, DeliveryKind.DELIVER_OWN}),
-        (ActivityType.POSTED, facts(pull=True), {DeliveryKind.DELIVER_OWN}),
+        (ActivityType.POSTED, facts(standing=PULL), {DeliveryKind.DELIVER_OWN}),
+        (ActivityType.POSTED, facts(standing=UP), {DeliveryKind.DELIVER, DeliveryKind.DELIVER_OWN}),
+        (ActivityType.POSTED, facts(standing=DOWN), {DeliveryKind.DELIVER, DeliveryKind.DELIVER_OWN}),
         (ActivityType.POSTED, facts(live=False), set()),
         (ActivityType.DELETED, facts(live=False), {DeliveryKind.RETRACT, DeliveryKind.RETRACT_OWN}),
-        (ActivityType.DELETED, facts(live=False, pull=True), {DeliveryKind.RETRACT_OWN}),
+        (ActivityType.DELETED, facts(live=False, standing=PULL), {DeliveryKind.RETRACT_OWN}),
         (ActivityType.FOLLOWED, facts(following=True), {DeliveryKind.MERGE}),
-        (ActivityType.FOLLOWED, facts(following=True, pull=True), {DeliveryKind.ADD_CELEBRITY}),
+        (ActivityType.FOLLOWED, facts(following=True, standing=PULL), {DeliveryKind.ADD_CELEBRITY}),
+        (ActivityType.FOLLOWED, facts(following=True, standing=UP), {DeliveryKind.ADD_CELEBRITY, DeliveryKind.MERGE}),
+        (ActivityType.FOLLOWED, facts(following=True, standing=DOWN), {DeliveryKind.ADD_CELEBRITY, DeliveryKind.MERGE}),
+        (ActivityType.STATUS_CHANGED, facts(standing=UP), {DeliveryKind.ADD_CELEBRITY}),
+        (ActivityType.STATUS_CHANGED, facts(standing=PULL), {DeliveryKind.UNMERGE}),
+        (ActivityType.STATUS_CHANGED, facts(standing=DOWN), {DeliveryKind.MERGE}),
+        (ActivityType.STATUS_CHANGED, facts(), {DeliveryKind.REMOVE_CELEBRITY}),
         (ActivityType.FOLLOWED, facts(following=False), {DeliveryKind.UNMERGE, DeliveryKind.REMOVE_CELEBRITY}),
         (ActivityType.UNFOLLOWED, facts(following=False), {DeliveryKind.UNMERGE, DeliveryKind.REMOVE_CELEBRITY}),
         (ActivityType.UNFOLLOWED, facts(following=True), {DeliveryKind.UNMERGE, DeliveryKind.MERGE}),
@@ -155,3 +174,15 @@ def test_new_tweets_of_several_partitions_are_in_the_order_of_timelines_and_each
     expected = [(merged, 7), (new, 10), (new, 20), (new, 30), (gone, 5), (new, 40), (new, 50), (new, 25), (new, 60)]
     assert [(made.kind, made.subject) for made in together] == expected
     assert by_tweet_id([]) == by_tweet_id([[], []]) == []
+
+
+@pytest.mark.parametrize("standing", [PULL, UP, DOWN, None])
+def test_a_change_of_status_concerns_each_follower_once_in_bounded_chunks(standing: Standing | None) -> None:
+    followers = pack(np.arange(1, 3_000, dtype=np.uint64))
+    event = Activity(ActivityType.STATUS_CHANGED, AUTHOR, AUTHOR, 5)
+    chunks = list(plan_deliveries(event, facts(standing=standing, newest=(3, 2, 1)), followers, LENGTH))
+
+    assert sorted(int(target) for one in chunks for target in one.targets) == list(range(1, 3_000))
+    assert all(partitions_of(one.targets).tolist() == [one.partition] * len(one.targets) for one in chunks)
+    whole = [len(one.targets) for one in chunks if one.kind in (DeliveryKind.MERGE, DeliveryKind.UNMERGE)]
+    assert max(whole, default=1) <= WHOLE_LISTS_MAX
