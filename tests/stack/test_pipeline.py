@@ -17,6 +17,8 @@ from consumers.delivered import delivered, expected_deliveries
 from consumers.read_timeline import TimelineReader
 from infra.composition import Stores, stores
 from infra.errors import RedisUnavailable
+from infra.live_settings import set_live_settings
+from infra.paging import Cursor
 from infra.settings import Settings
 from infra.stack.supervisor import Stack
 from producers.importer import import_follows
@@ -164,6 +166,29 @@ def test_a_stopped_worker_ends_soon_and_another_goes_on(pipeline: Pipeline) -> N
     pipeline.publish(restart)
 
     pipeline.check()
+
+
+@pytest.mark.parametrize(("threshold", "arrived"), [(USERS // 2, "pull"), (10_000, "push")])
+def test_all_authors_cross_the_threshold_in_the_middle_and_every_timeline_is_right_on_each_side(
+    pipeline: Pipeline, threshold: int, arrived: str
+) -> None:
+    def cross(batch: int) -> None:
+        if batch == 3:
+            set_live_settings(pipeline.stores.zookeeper, threshold=threshold)
+
+    def arrivals() -> int:
+        with pipeline.stores.engine.connect() as connection:
+            counted = "SELECT count(*) FROM users WHERE id <= :authors AND status = :status"
+            return int(connection.execute(sa.text(counted), {"authors": AUTHORS, "status": arrived}).scalar_one())
+
+    pipeline.publish(cross)
+    wait_for(lambda: arrivals() == AUTHORS, f"all authors to arrive at {arrived}", APPLIED_S)
+
+    pipeline.check()
+    newest = {one: pipeline.publisher.post(NewTweet(one, "from both sides of the threshold")).id for one in (1, 2)}
+    wait_until_applied(pipeline.stores.engine, pipeline.settings.kafka_bootstrap, APPLIED_S)
+    page = TimelineReader(pipeline.stores).home(USERS, Cursor())
+    assert [tweet.id for tweet in page.tweets[:2]] == [newest[2], newest[1]]
 
 
 def test_a_redis_node_that_restarts_empty_is_written_again_and_its_timelines_are_rebuilt_as_they_are_read(
