@@ -35,7 +35,8 @@ class ImportResult:
     """What an import did. `lines` (neither blank nor the header) = imported + already + bad.
 
     `already` counts lines of an earlier import and follows that are there. `bad_lines_file` is None when no line was
-    bad. `celebrities` are all there are at the end. `complete` is False when it was stopped between two batches.
+    bad. `celebrities` are all there are at the end, without those whom the status keeper will take there since somebody
+    is active already. `complete` is False when it was stopped between two batches.
     """
 
     lines: int
@@ -84,7 +85,8 @@ def import_follows(
     clock_ms: Callable[[], int] = now_ms,
     batch_lines: int = BATCH_LINES_MAX,
 ) -> ImportResult:
-    """Follows from TSV or CSV; creates the users they name; authors with more followers than `threshold` get `pull`.
+    """Follows from TSV or CSV; creates the users they name; authors with more followers than `threshold` get `pull`,
+    unless somebody has to be told of that: then the status keeper does it.
 
     `name` (default: the file's own) and the line number say what was imported before. Bad lines go to `bad_lines`
     (default: `<file name>.bad.tsv` in the current folder); with `strict` the first one raises `InvalidInput` and

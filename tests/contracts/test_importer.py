@@ -24,6 +24,7 @@ from infra.events import Activity, ActivityType, decode_activity
 from producers.import_rows import copy_rows
 from producers.importer import ImportResult, import_follows, import_tweets
 from producers.snowflake import snowflake
+from producers.status_keeper import due_steps
 
 THRESHOLD = 3
 NOW_MS = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1000)
@@ -114,6 +115,26 @@ def test_authors_above_the_threshold_become_celebrities_and_one_at_it_does_not(
     result = import_follows(engine, follows_file(at + above), threshold=THRESHOLD, batch_lines=batch_lines)
     assert result.celebrities == 1
     assert rows(engine, "SELECT id FROM users WHERE status = 'pull'") == [200]
+
+
+def test_an_author_above_the_threshold_is_left_to_the_status_keeper_while_somebody_has_to_be_told(
+    engine: sa.Engine,
+) -> None:
+    make_users(engine, 99, active=True)
+
+    result = import_follows(engine, follows_file([f"{n}\t200" for n in range(1, THRESHOLD + 2)]), threshold=THRESHOLD)
+
+    assert result.celebrities == 0
+    assert [step.author_id for step in due_steps(engine, THRESHOLD)] == [200]
+
+
+def test_an_import_counts_followers(engine: sa.Engine) -> None:
+    lines = [f"{n}\t{author}" for author in (100, 200) for n in range(1, 8)]
+    import_follows(engine, follows_file([*lines, *lines[:3]]), threshold=THRESHOLD, batch_lines=3)
+    make_users(engine, 99, active=True)
+    import_follows(engine, follows_file(["99\t100", "1\t100"], "more"), threshold=THRESHOLD)
+
+    assert rows(engine, "SELECT * FROM follower_counts ORDER BY author_id") == [(100, 8), (200, 7)]
 
 
 def test_followers_of_earlier_imports_count_towards_the_threshold(engine: sa.Engine) -> None:
@@ -247,7 +268,7 @@ def test_the_same_file_again_changes_nothing(engine: sa.Engine) -> None:
     import_follows(engine, follows, threshold=THRESHOLD)
     import_tweets(engine, tweets)
     before, report = contents(engine), Path("follows.tsv.bad.tsv").read_bytes()
-    assert import_follows(engine, follows, threshold=1) == ImportResult(7, 0, 7, 0, None, 0, 1)
+    assert import_follows(engine, follows, threshold=THRESHOLD) == ImportResult(7, 0, 7, 0, None, 0, 0)
     assert import_tweets(engine, tweets, strict=True) == ImportResult(2, 0, 2, 0, None, 0, 1)
     assert contents(engine) == before
     assert Path("follows.tsv.bad.tsv").read_bytes() == report
