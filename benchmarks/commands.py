@@ -23,6 +23,14 @@ def demo(
     active: Annotated[float, typer.Option(help="Share of users who read before the first tweet.")] = 1.0,
     made_tweets: Annotated[int, typer.Option("--count", min=1, max=1_000_000, help="Tweets to make up.")] = 5_000,
     mix: Annotated[bool, typer.Option(help="Mix deletes, follows and unfollows into made tweets.")] = True,
+    churn: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Post the tweets over so many seconds, with deletes, unfollows, follows and changes of the threshold "
+            "among them, and check every page that readers get meanwhile.",
+        ),
+    ] = 0.0,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of everything that is made up.")] = 7,
     as_json: JsonFlag = False,
@@ -46,6 +54,7 @@ def demo(
         made_follows=402_000,
         made_tweets=made_tweets,
         mix=mix,
+        churn_s=churn,
         workers=workers,
     )
     _check(options.active_share, follows, tweets)

@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
 
+from benchmarks.churn import Churned, churn, given_posts
 from benchmarks.demo_report import Summary, Watcher, percentiles
 from benchmarks.graph import Graph, make_authors, make_graph, make_texts, write_follows
 from benchmarks.stage import fresh_stack
@@ -37,6 +39,7 @@ from infra.stack.status import read_status
 from infra.zookeeper import ZooKeeper
 from producers.importer import import_follows, import_tweets
 from producers.publish import Publisher
+from producers.status_keeper import due_steps
 
 FIRST_READS_AT_ONCE = 3
 APPLIED_LIMIT_S = 1_800.0
@@ -57,6 +60,7 @@ class Options:
     made_follows: int
     made_tweets: int
     mix: bool
+    churn_s: float  # given tweets are posted over so many seconds, with churn; 0: imported as they are
     workers: int
 
 
@@ -81,6 +85,7 @@ class Demo:
         self._scratch = scratch
         self._reader = TimelineReader(opened)
         self._rng = np.random.default_rng(options.seed)
+        self._churned: Churned | None = None
 
     def run(self) -> Summary:
         """Import, first reads, tweets, audit."""
@@ -104,13 +109,14 @@ class Demo:
             copies=counted.copies,
             memory_bytes=memory_bytes,
             audit=result,
+            churned=self._churned,
             shard_map=self._stores.clusters.shard_map,
             home=self._a_home(),
         )
 
     @property
     def _mixes(self) -> bool:
-        return self._options.tweets is None and self._options.mix
+        return bool(self._options.churn_s) or (self._options.tweets is None and self._options.mix)
 
     def _set_threshold(self) -> None:
         zookeeper = ZooKeeper(self._settings.zookeeper_hosts)
@@ -161,7 +167,9 @@ class Demo:
         self._watcher.step("publishing tweets and delivering them")
         with self._shown_deliveries():
             began_s = time.monotonic()
-            if self._options.tweets is not None:
+            if self._options.churn_s:
+                self._churn(graph)
+            elif self._options.tweets is not None:
                 bad_lines = self._scratch / "tweets.bad.tsv"
                 import_tweets(self._stores.engine, self._options.tweets, bad_lines=bad_lines)
             else:
@@ -183,6 +191,17 @@ class Demo:
         posts = list(zip(make_authors(graph, count, self._rng), make_texts(count, self._rng), strict=True))
         with Publisher(self._stores) as publisher:
             run_traffic(publisher, graph, split(posts, self._options.seed), self._watcher.posted, mix=self._mixes)
+
+    def _churn(self, graph: Graph | None) -> None:
+        if self._options.tweets is not None:
+            posts = given_posts(self._options.tweets)
+        else:
+            assert graph is not None, "made tweets need a made graph"
+            count = self._options.made_tweets
+            posts = list(zip(make_authors(graph, count, self._rng), make_texts(count, self._rng), strict=True))
+        self._churned = churn(self._stores, posts, self._options.churn_s, self._options.seed, self._watcher.posted)
+        threshold = partial(due_steps, self._stores.engine, self._options.threshold)
+        _wait(lambda: not threshold(), APPLIED_LIMIT_S)
 
     def _wait_until_applied(self) -> None:
         wait_until_applied(self._stores.engine, self._settings.kafka_bootstrap, APPLIED_LIMIT_S)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from benchmarks.churn import Churned
 from benchmarks.scrape import percentile, read_buckets
 from consumers.audit_report import AuditResult
 from consumers.read_timeline import Page
@@ -36,6 +37,7 @@ class Summary:
     copies: int
     memory_bytes: int
     audit: AuditResult
+    churned: Churned | None
     shard_map: ShardMap
     home: tuple[int, Page]
 
@@ -43,7 +45,8 @@ class Summary:
     def good(self) -> bool:
         """Whether every timeline is right and every expected delivery was made in all three clusters."""
         counted = self.deliveries_expected in (None, self.deliveries)
-        return self.audit.clean and self.copies == len(self.shard_map.placement) and counted
+        read_well = self.churned is None or not self.churned.faults
+        return self.audit.clean and read_well and self.copies == len(self.shard_map.placement) and counted
 
     def as_json(self) -> dict[str, object]:
         """The object that `--json` prints."""
@@ -64,6 +67,7 @@ class Summary:
             "copies": self.copies,
             "memory_bytes": self.memory_bytes,
             "audit": asdict(total),
+            "churn": self.churned and asdict(self.churned),
         }
 
 
@@ -146,6 +150,11 @@ def print_summary(summary: Summary) -> None:
     if summary.latency_ms:
         p50, p99 = summary.latency_ms
         rows.append(("latency", f"from publish to visible in all clusters: p50 {p50:,.0f} ms, p99 {p99:,.0f} ms"))
+    if summary.churned:
+        done = summary.churned
+        churned = f"{done.deletes:,} deletes, {done.unfollows:,} unfollows, {done.follows:,} follows"
+        rows.append(("churn", f"{churned}, the threshold changed {done.thresholds} times"))
+        rows.append(("reads", f"{done.reads:,} pages read meanwhile, wrong: {'; '.join(done.faults) or 'none'}"))
     for name, text in rows:
         console.print(f"  {name:<12} {text}")
     _print_shard_map(console, summary.shard_map)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from benchmarks.churn import churn
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.delivered import delivered, expected_deliveries
@@ -23,6 +24,7 @@ from infra.settings import Settings
 from infra.stack.supervisor import Stack
 from producers.importer import import_follows
 from producers.publish import NewTweet, Publisher, need_all
+from producers.status_keeper import due_steps
 from tests.services import fresh_folder
 
 USERS, AUTHORS, TWEETS = 400, 20, 1_200
@@ -189,6 +191,17 @@ def test_all_authors_cross_the_threshold_in_the_middle_and_every_timeline_is_rig
     wait_until_applied(pipeline.stores.engine, pipeline.settings.kafka_bootstrap, APPLIED_S)
     page = TimelineReader(pipeline.stores).home(USERS, Cursor())
     assert [tweet.id for tweet in page.tweets[:2]] == [newest[2], newest[1]]
+
+
+def test_no_page_is_wrong_while_tweets_go_follows_change_and_authors_cross_the_threshold(pipeline: Pipeline) -> None:
+    posts = [(number % AUTHORS + 1, f"{number}") for number in range(600)]
+    done = churn(pipeline.stores, posts, seconds=12.0, seed=5, posted=lambda: None)
+    wait_for(lambda: not due_steps(pipeline.stores.engine, 10_000), "all authors to be where they belong", APPLIED_S)
+
+    assert done.faults == []
+    assert done.posts == len(posts)
+    assert min(done.deletes, done.unfollows, done.follows, done.thresholds, done.reads) > 1
+    pipeline.check()
 
 
 def test_a_redis_node_that_restarts_empty_is_written_again_and_its_timelines_are_rebuilt_as_they_are_read(
