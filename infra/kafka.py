@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.errors import KafkaUnavailable, Superseded
-from infra.topics import ACTIVITY, DELIVERIES, MESSAGE_BYTES_MAX, TOPICS, Topic
+from infra.topics import ACTIVITY, DELIVERIES, LOGS_OF_WORKERS, MESSAGE_BYTES_MAX, Topic
 
 GROUP = "fanfold"  # the consumer group of all workers; Faust's app id
 TRANSACTION_TIMEOUT_MS = 10_000
@@ -231,10 +231,12 @@ def _kafka_errors(bootstrap: str) -> Iterator[None]:
 
 
 class Overview:
-    """The ends of both logs, and whose partitions are nobody's; asked again and again. Not safe for several threads."""
+    """The ends of some logs, by default those of the workers, and which of these nobody has; asked again and again. Not
+    safe for several threads."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, topics: Sequence[Topic] = LOGS_OF_WORKERS) -> None:
         self._bootstrap = bootstrap
+        self._topics = topics
         self._admin: AdminClient | None = None
 
     def ends(self) -> dict[tuple[str, int], int] | None:
@@ -244,7 +246,7 @@ class Overview:
         """
         self._admin = self._admin or AdminClient({"bootstrap.servers": self._bootstrap})
         try:
-            return _ends(self._admin, TOPICS, ENDS_TIMEOUT_S)
+            return _ends(self._admin, self._topics, ENDS_TIMEOUT_S)
         except KafkaException:
             self._admin = None
             return None
@@ -258,7 +260,7 @@ class Overview:
             self._admin = None
             return None
         owned = sum(len(member.assignment.topic_partitions) for member in described.members)
-        return sum(topic.partitions for topic in TOPICS) - owned
+        return sum(topic.partitions for topic in LOGS_OF_WORKERS) - owned
 
 
 def _ends(admin: AdminClient, topics: Iterable[Topic], timeout_s: float) -> dict[tuple[str, int], int]:
@@ -318,14 +320,25 @@ def _committed(bootstrap: str, topic: Topic, partitions: Iterable[int], isolatio
 
 
 def _lag(admin: AdminClient, bootstrap: str, topic: Topic) -> int:
-    committed = committed_offsets(bootstrap, topic)
+    return _messages_from(admin, bootstrap, topic, committed_offsets(bootstrap, topic))
+
+
+def messages_from(bootstrap: str, topic: Topic, offsets: Sequence[int]) -> int:
+    """How many messages a topic has from these offsets on, one for each partition. Raises `KafkaUnavailable`."""
+    try:
+        return _messages_from(AdminClient({"bootstrap.servers": bootstrap}), bootstrap, topic, offsets)
+    except KafkaException as error:
+        raise KafkaUnavailable(f"Kafka at {bootstrap} does not answer: {error.args[0].str()}") from error
+
+
+def _messages_from(admin: AdminClient, bootstrap: str, topic: Topic, offsets: Sequence[int]) -> int:
     behind = {
         partition: end - done
-        for partition, (end, done) in enumerate(zip(end_offsets(admin, topic), committed, strict=True))
+        for partition, (end, done) in enumerate(zip(end_offsets(admin, topic), offsets, strict=True))
         if end > done
     }
     small = [partition for partition, count in behind.items() if count <= MARKERS_MAX]
-    for partition in _holding_markers_only(bootstrap, topic, {p: committed[p] for p in small}):
+    for partition in _holding_markers_only(bootstrap, topic, {p: offsets[p] for p in small}):
         del behind[partition]
     return sum(behind.values())
 

@@ -1,9 +1,10 @@
 """The topics, as one table, and their creation. docs/asyncapi.yaml is made from it.
 
 topic          event               key       partitions   retention   written by   read by
-activity       events.Activity     author    8            7 days      relay        fan_out
+activity       events.Activity     author    8            7 days      relay        fan_out, counters
 deliveries     events.Delivery     none      4            2 days      fan_out      deliver
                (its partition is the slot of the owner mod 4)
+reactions      reactions.Reaction  tweet     4            7 days      publish      counters
 <topic>.dlq    as it was read      as read   1            30 days     the agent    people
 """
 
@@ -31,7 +32,8 @@ class Topic:
     partitions: int
     retention_ms: int
     written_by: str
-    read_by: str
+    read_by: str  # and this one buries what cannot be processed
+    also_read_by: tuple[str, ...] = ()
 
     @property
     def dead_letters(self) -> str:
@@ -45,11 +47,16 @@ def dead_letters_of(topic: str) -> str:
 
 
 # 8: the order is per author, and one partition's fan-out reaches tens of thousands of events a second.
-ACTIVITY = Topic("activity", partitions=8, retention_ms=7 * DAY_MS, written_by="relay", read_by="fan_out")
+ACTIVITY = Topic(
+    "activity", partitions=8, retention_ms=7 * DAY_MS, written_by="relay", read_by="fan_out", also_read_by=("counters",)
+)
 # 4: each costs a message, a transaction marker and a call on every node for a tweet. More would spread over more
 # workers, but one works off a quarter of a million deliveries a second. 1,024 slots divide evenly.
 DELIVERIES = Topic("deliveries", partitions=4, retention_ms=2 * DAY_MS, written_by="fan_out", read_by="deliver")
-TOPICS = (ACTIVITY, DELIVERIES)
+# 4: the order is per tweet, and one process folds all of them.
+REACTIONS = Topic("reactions", partitions=4, retention_ms=7 * DAY_MS, written_by="publish", read_by="counters")
+LOGS_OF_WORKERS = (ACTIVITY, DELIVERIES)  # what the workers' group reads
+TOPICS = (*LOGS_OF_WORKERS, REACTIONS)
 DEAD_LETTER_RETENTION_MS = 30 * DAY_MS
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from infra.errors import Undecodable
 from infra.events import Delivery, decode_activity, decode_deliveries
-from infra.topics import ACTIVITY, DELIVERIES
+from infra.reactions import decode_reaction
+from infra.topics import ACTIVITY, DELIVERIES, REACTIONS
 from streams import dead_letters
 from streams.read_dead_letters import Buried, Line, Yard
 
@@ -193,6 +194,10 @@ def decoded(letter: Buried) -> dict[str, Any] | None:
             case DELIVERIES.dead_letters:
                 records = decode_deliveries(letter.value)
                 return {"records": len(records), "first": [_record_json(record) for record in records[:RECORDS_MAX]]}
+            case REACTIONS.dead_letters:
+                reaction = decode_reaction(letter.value)
+                ids = {"tweet_id": str(reaction.tweet_id), "user_id": str(reaction.user_id)}
+                return {"type": reaction.type.value, **ids, "published_ms": reaction.published_ms}
     except Undecodable:
         pass
     return None

@@ -17,8 +17,8 @@ OFFSET_MAX = (1 << 63) - 1
 
 HELP = """Dead letters: messages that an agent could not process, with the reason.
 
-Each log has a topic of them: activity.dlq and deliveries.dlq. A letter is the message as it was, with headers that say
-where it was and why it is here, named as Kafka Connect names them. They are kept for 30 days.
+Each log has a topic of them: activity.dlq, deliveries.dlq and reactions.dlq. A letter is the message as it was, with
+headers that say where it was and why it is here, named as Kafka Connect names them. They are kept for 30 days.
 """
 
 group = typer.Typer(no_args_is_help=True, help=HELP)
@@ -51,7 +51,8 @@ def parse_offset(text: str) -> int:
 def list_letters(
     context: typer.Context,
     topic: Annotated[
-        str | None, typer.Option(parser=parse_topic, metavar="TOPIC", help="Only this log's: activity or deliveries.")
+        str | None,
+        typer.Option(parser=parse_topic, metavar="TOPIC", help="Only this log's: activity, deliveries or reactions."),
     ] = None,
     limit: Annotated[
         int | None,
@@ -82,7 +83,9 @@ def list_letters(
 @group.command("show")
 def show_letter(
     context: typer.Context,
-    topic: Annotated[str, typer.Argument(parser=parse_topic, metavar="TOPIC", help="activity or deliveries.")],
+    topic: Annotated[
+        str, typer.Argument(parser=parse_topic, metavar="TOPIC", help="activity, deliveries or reactions.")
+    ],
     offset: Annotated[
         int, typer.Argument(parser=parse_offset, metavar="OFFSET", help="The letter's, as `fanfold dlq list` has it.")
     ],

@@ -7,9 +7,11 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from infra.asyncapi import PAGE, document, headers_schema, page
+from infra import reactions
+from infra.asyncapi import PAGE, document, headers_schema, page, reaction_headers_schema
 from infra.cloud_events import TYPES
 from infra.events import Activity, ActivityType, encode_activity
+from infra.reactions import Reaction, ReactionType, encode_reaction, headers_of
 from infra.topics import TOPICS
 from infra.yaml_text import as_yaml
 from producers.relay import Row, as_message
@@ -69,3 +71,15 @@ def test_a_message_of_the_relay_is_as_described(kind: ActivityType, traceparent:
     assert headers.keys() <= described["headers"]["properties"].keys()
     assert message.value is not None
     Draft202012Validator(described["payload"]).validate(json.loads(message.value))
+
+
+@pytest.mark.parametrize("traceparent", [None, TRACEPARENT])
+@pytest.mark.parametrize("kind", ReactionType)
+def test_a_reaction_is_as_described(kind: ReactionType, traceparent: str | None) -> None:
+    described = document()["components"]["messages"][reactions.TYPES[kind]]
+    reaction = Reaction(kind, 5, 6, 7)
+
+    headers = {name: value.decode() for name, value in headers_of(reaction, "an-id", traceparent)}
+    Draft202012Validator(reaction_headers_schema(reactions.TYPES[kind])).validate(headers)
+    assert headers.keys() <= described["headers"]["properties"].keys()
+    Draft202012Validator(described["payload"]).validate(json.loads(encode_reaction(reaction)))

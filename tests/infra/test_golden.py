@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from infra import reactions
 from infra.events import (
     DELIVERY_VERSION,
     VERSION,
@@ -14,6 +15,7 @@ from infra.events import (
     decode_activity,
     decode_deliveries,
 )
+from infra.reactions import Reaction, ReactionType, decode_reaction
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 AUTHOR, LARGEST, TIME_MS = 9007199254740993, 9223372036854775807, 1764072000123
@@ -44,6 +46,11 @@ def many(kind: DeliveryKind, ids: list[int] | None = None) -> Columns:
     return kind, [7], [TIME_MS], [3], [8, 9, LARGEST], ids or []
 
 
+REACTIONS = {
+    "reaction.v1.liked.json": Reaction(ReactionType.LIKED, LARGEST, AUTHOR, TIME_MS),
+    "reaction.v1.unliked.json": Reaction(ReactionType.UNLIKED, LARGEST, AUTHOR, TIME_MS),
+}
+
 DELIVERIES = {
     "deliveries.v2.runs.hex": [
         run(DeliveryKind.DELIVER),
@@ -73,6 +80,11 @@ def test_an_activity_of_any_day_is_read(name: str) -> None:
     assert decode_activity((GOLDEN / name).read_bytes()) == ACTIVITIES[name]
 
 
+@pytest.mark.parametrize("name", REACTIONS)
+def test_a_reaction_of_any_day_is_read(name: str) -> None:
+    assert decode_reaction((GOLDEN / name).read_bytes()) == REACTIONS[name]
+
+
 @pytest.mark.parametrize("name", DELIVERIES)
 def test_a_delivery_message_of_any_day_is_read(name: str) -> None:
     records = decode_deliveries(bytes.fromhex((GOLDEN / name).read_text()))
@@ -81,7 +93,8 @@ def test_a_delivery_message_of_any_day_is_read(name: str) -> None:
 
 
 def test_every_file_is_read_and_every_kind_of_the_current_versions_has_one() -> None:
-    assert {path.name for path in GOLDEN.iterdir()} == ACTIVITIES.keys() | DELIVERIES.keys()
+    assert {path.name for path in GOLDEN.iterdir()} == ACTIVITIES.keys() | REACTIONS.keys() | DELIVERIES.keys()
     assert {f"activity.v{VERSION}.{kind.value}.json" for kind in ActivityType} <= ACTIVITIES.keys()
+    assert {f"reaction.v{reactions.VERSION}.{kind.value}.json" for kind in ReactionType} <= REACTIONS.keys()
     kinds = {kind for name, records in DELIVERIES.items() if f".v{DELIVERY_VERSION}." in name for kind, *_ in records}
     assert kinds == set(DeliveryKind)

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from infra import kafka
 from infra.kafka import Overview, end_offsets
-from infra.topics import DELIVERIES, TOPICS
+from infra.topics import DELIVERIES, LOGS_OF_WORKERS
 
 TIMED_OUT = -1001  # what librdkafka answers for a partition whose leader did not answer in time
 
@@ -54,6 +54,6 @@ def test_a_client_that_failed_is_replaced(monkeypatch: pytest.MonkeyPatch, answe
     found = kafka_of.ends()
 
     assert found is not None
-    assert len(found) == sum(topic.partitions for topic in TOPICS)
+    assert len(found) == sum(topic.partitions for topic in LOGS_OF_WORKERS)
     assert set(found.values()) == {7}
     assert kafka_of.ends() == found, "a client that answers is kept"

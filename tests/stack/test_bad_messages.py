@@ -35,7 +35,7 @@ from infra.kafka import committed_offsets, producer_config
 from infra.readiness import EXIT_NOT_AGAIN
 from infra.settings import Settings
 from infra.stack.supervisor import Stack
-from infra.topics import ACTIVITY, DELIVERIES, TOPICS, Topic
+from infra.topics import ACTIVITY, DELIVERIES, LOGS_OF_WORKERS, Topic
 from producers.importer import import_follows
 from producers.publish import NewTweet, Publisher
 from streams import dead_letters
@@ -119,7 +119,7 @@ class Bad:
         """All dead letters by where their messages were; each once."""
         found: dict[Place, Buried] = {}
         with reader(self.settings.kafka_bootstrap) as consumer:
-            for topic in TOPICS:
+            for topic in LOGS_OF_WORKERS:
                 for letter in read_letters(consumer, topic.dead_letters, 0, self.ends(topic.dead_letters)[0]):
                     place = topic.name, number(letter, dead_letters.PARTITION), number(letter, dead_letters.OFFSET)
                     assert place not in found, f"{place} was buried twice"
@@ -171,7 +171,9 @@ def stop(process: "subprocess.Popen[bytes]") -> tuple[int, float]:
 def take_large_messages(bootstrap: str) -> None:
     """The broker's limit for a message of the two logs is 1 MiB, so larger ones need a topic that somebody changed."""
     entry = ConfigEntry("max.message.bytes", str(LARGEST_BYTES), incremental_operation=AlterConfigOpType.SET)
-    resources = [ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=[entry]) for topic in TOPICS]
+    resources = [
+        ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=[entry]) for topic in LOGS_OF_WORKERS
+    ]
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.incremental_alter_configs(resources).values():
         future.result(20)
@@ -204,14 +206,14 @@ def test_bad_messages_of_every_kind_are_buried_with_headers_and_everything_else_
     with bad.worker() as (process, _):
         for thousand in range(3):
             for name in BAD:
-                for topic in TOPICS:
+                for topic in LOGS_OF_WORKERS:
                     for partition in range(thousand, topic.partitions, 3):  # each kind once into each partition
                         value = BAD[name][topic.name]
                         sent[bad.send(topic, partition, value)] = value
             for batch in range(10):
                 bad.publisher.post_many([NewTweet(n % AUTHORS + 1, f"{thousand} {batch} {n}") for n in range(100)])
             bad.publisher.post_many([NewTweet(FAILING_AUTHOR, "one of a thousand")])
-        beyond = [bad.send(topic, 3, BEYOND) for topic in TOPICS]
+        beyond = [bad.send(topic, 3, BEYOND) for topic in LOGS_OF_WORKERS]
         bad.publisher.post_many([NewTweet(FAILING_AUTHOR, f"a whole batch {n}") for n in range(50)])
         bad.publisher.post_many([NewTweet(n % AUTHORS + 1, f"after it all {n}") for n in range(100)])
         bad.check()
@@ -221,7 +223,7 @@ def test_bad_messages_of_every_kind_are_buried_with_headers_and_everything_else_
         assert took_s < STOPPED_S
 
     letters = bad.letters()
-    for topic in TOPICS:
+    for topic in LOGS_OF_WORKERS:
         committed = committed_offsets(bad.settings.kafka_bootstrap, topic)
         assert all(offset < committed[partition] for name, partition, offset in letters if name == topic.name)
     for place, value in sent.items():

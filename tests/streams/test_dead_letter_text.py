@@ -13,6 +13,7 @@ from infra.events import (
     encode_deliveries,
     one_chunk,
 )
+from infra.reactions import Reaction, ReactionType, encode_reaction
 from streams.dead_letter_text import (
     DUMP_BYTES_MAX,
     LINE_CHARS_MAX,
@@ -115,10 +116,17 @@ def test_a_value_that_an_agent_could_read_is_shown_decoded() -> None:
     assert known["first"][0]["targets"] == 1_000
     assert known["first"][0]["first_targets"] == ["1", "2", "3", "4", "5"]
     assert '"tweet_id": "2"' in lines_of(buried(EVENT))
+    liked = encode_reaction(Reaction(ReactionType.LIKED, 5, 6, 7))
+    assert decoded(buried(liked, topic="reactions.dlq")) == {
+        "type": "liked",
+        "tweet_id": "5",
+        "user_id": "6",
+        "published_ms": 7,
+    }
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\xff", b'{"version":2}'])
-@pytest.mark.parametrize("topic", ["activity.dlq", "deliveries.dlq"])
+@pytest.mark.parametrize("topic", ["activity.dlq", "deliveries.dlq", "reactions.dlq"])
 def test_a_value_that_no_agent_can_read_is_not_decoded(value: bytes | None, topic: str) -> None:
     letter = buried(value, topic)
 
