@@ -92,6 +92,45 @@ tweets = Table(
     Column("deleted_at", DateTime(timezone=True)),
     Index("tweets_by_author", "author_id", text("id DESC"), postgresql_where=text("deleted_at IS NULL")),
     Index("tweets_by_original", "retweet_of", postgresql_where=text("retweet_of IS NOT NULL")),
+    Index("tweets_by_parent", "reply_to", postgresql_where=text("reply_to IS NOT NULL AND deleted_at IS NULL")),
+)
+
+# Who likes which tweet, as far as the reactions log was folded. Written by `fanfold counters` only.
+likes = Table(
+    "likes",
+    metadata,
+    Column("tweet_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("user_id", BigInteger, primary_key=True, autoincrement=False),
+    Index("likes_by_user", "user_id", "tweet_id"),
+)
+
+# The counts of live tweets that have or had any, changed in the transaction that changes what they count.
+tweet_counts = Table(
+    "tweet_counts",
+    metadata,
+    Column("tweet_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("likes", BigInteger, nullable=False, server_default="0"),
+    Column("retweets", BigInteger, nullable=False, server_default="0"),
+    Column("replies", BigInteger, nullable=False, server_default="0"),
+    CheckConstraint("likes >= 0 AND retweets >= 0 AND replies >= 0", name="tweet_counts_not_negative"),
+)
+
+# One row: the number of folds, which every fold raises by compare and set. So folds have one order.
+counters = Table(
+    "counters",
+    metadata,
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("fold", BigInteger, nullable=False),
+)
+
+# How far each partition was folded, written with the fold's effect; `log_id` is Kafka's id of the topic.
+folded = Table(
+    "folded",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("log_id", Text, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
 )
 
 # Debezium's outbox columns; `type` is the CloudEvents type. The relay deletes what it has sent.
