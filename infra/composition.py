@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 
+from infra.counts import Counts
 from infra.database import make_engine
 from infra.live_settings import LiveSettings, decode_live_settings
+from infra.reaction_log import ReactionLog
 from infra.redis_clusters import RedisClusters
 from infra.settings import Settings
 from infra.shard_map import ShardMap, decode_shard_map
@@ -30,9 +33,12 @@ class Stores:
     bodies: TweetBodies
     brief: RedisClusters  # with short time-outs, for what can be left out
     write_through: WriteThrough
+    counts: Counts
+    reactions: ReactionLog  # connects to Kafka at the first reaction
 
     def close(self) -> None:
         """Closes everything, the last opened first."""
+        self.reactions.close()
         self.brief.close()
         self.clusters.close()
         self.zookeeper.close()
@@ -47,7 +53,9 @@ def open_stores(settings: Settings) -> Stores:
     live: Watched[LiveSettings] = Watched(zookeeper, LIVE_SETTINGS_PATH, decode_live_settings)
     clusters, brief = RedisClusters(shard_map), RedisClusters(shard_map, BRIEF_TIMEOUT_S)
     timelines, bodies = Timelines(clusters, live), TweetBodies(clusters, engine)
-    return Stores(engine, zookeeper, clusters, timelines, bodies, brief, WriteThrough(brief, live))
+    write_through, counts = WriteThrough(brief, live), Counts(brief, engine)
+    reactions = ReactionLog(partial(settings.need, "kafka_bootstrap"))
+    return Stores(engine, zookeeper, clusters, timelines, bodies, brief, write_through, counts, reactions)
 
 
 @contextmanager

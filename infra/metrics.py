@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from infra.bulk_histogram import BulkHistogram
 from infra.shard_map import CLUSTERS
 from infra.status import Status
-from infra.topics import TOPICS
+from infra.topics import ACTIVITY, REACTIONS, TOPICS
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp beside each counter, which nobody reads
 
@@ -34,6 +34,7 @@ LABELS: Mapping[str, str] = {
 SERIES_MAX = 100  # of one metric in one process
 
 AGENTS = ("fan_out", "deliver")
+FOLDED_TOPICS = (ACTIVITY.name, REACTIONS.name)
 PARTITIONS = tuple(str(partition) for partition in range(max(topic.partitions for topic in TOPICS)))
 
 
@@ -140,6 +141,26 @@ INDEX_LOAD_SECONDS = _histogram(
 )
 INDEX_ROWS = _counter("fanfold_follower_index_rows_total", "follows", "Follows that were loaded into the index")
 
+# counters.
+FOLDED = _counter(
+    "fanfold_folded_total",
+    "messages",
+    "Messages of a log that were folded into the counts of tweets",
+    topic=FOLDED_TOPICS,
+)
+COUNTERS_LAG = _gauge(
+    "fanfold_counters_lag_offsets",
+    "offsets",
+    "Offsets from the oldest message not folded to the end of the log; 0 when no message is left",
+    topic=FOLDED_TOPICS,
+)
+FORGOTTEN = _counter(
+    "fanfold_counts_forgotten_total",
+    "nodes",
+    "Times that a node of a cluster forgot its counts, since it had missed a fold or was new",
+    cluster=CLUSTERS,
+)
+
 # deliver.
 DELIVERY_LATENCY = _bulk_histogram(
     "fanfold_delivery_latency_seconds",
@@ -155,9 +176,9 @@ OUT_OF_ORDER = _counter("fanfold_out_of_order_total", "entries", "Entries that w
 # Readers.
 MISSES = _counter(
     "fanfold_misses_total",
-    "timelines or bodies",
-    "Timelines that no copy held when they were read, and bodies that the cache lacked",
-    kind=("home", "user", "body"),
+    "timelines, bodies or counts",
+    "Timelines that no copy held when they were read, and bodies and counts of tweets that no cluster held",
+    kind=("home", "user", "body", "counts"),
 )
 PAGES = _counter(
     "fanfold_pages_total",

@@ -1,4 +1,5 @@
-"""Every key pattern, one function each. All values of a user lie in the user's slot, a body in the tweet's.
+"""Every key pattern, one function each. All values of a user lie in the user's slot, a body and
+the counts in the tweet's.
 
 key            type    bound              time to live        written by
 n              hash    3 fields           none                registrar (incarnation), coordinator (epoch)
@@ -9,9 +10,12 @@ f:<8 bytes>    set     follows of a user  30 days, renewed    deliver agent, rea
 x:<tweet id>   string  empty              20 minutes          deliver agent
 b:<8 bytes>    string  about 1.5 kB       30 days             readers and publish (SET NX), delete (tombstone)
 r:<16 bytes>   string  16 digits          2 s at most         HTTP API (rate limits)
+k              hash    3 fields           none                counters
+k:<8 bytes>    hash    7 fields, 1,000    1 hour              counters, readers, publish (likes)
+                       likes that wait
 
 <8 bytes> is an id, big-endian: a page of keys is a run of 10-byte keys. <16 bytes> are
-the beginning of a hash. lua/timelines.lua and lua/rate_limits.lua open with the same table.
+the beginning of a hash. lua/timelines.lua, lua/rate_limits.lua and lua/counts.lua open with the same table.
 """
 
 import numpy as np
@@ -23,6 +27,7 @@ HOME = b"h:"
 USER = b"u:"
 CELEBRITIES = b"f:"
 BODY = b"b:"
+COUNTS = b"k:"
 NODE = b"n"
 BUCKET = b"r:"
 BUCKET_HASH_BYTES = 16  # two of a billion clients share a bucket with a chance of 10^-21
@@ -47,6 +52,11 @@ def celebrities(user_id: int) -> bytes:
 def body(tweet_id: int) -> bytes:
     """One tweet's body, or its tombstone."""
     return BODY + tweet_id.to_bytes(8, "big")
+
+
+def counts(tweet_id: int) -> bytes:
+    """One tweet's counts."""
+    return COUNTS + tweet_id.to_bytes(8, "big")
 
 
 def control(partition: int) -> str:

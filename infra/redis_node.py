@@ -15,7 +15,7 @@ from redis.retry import Retry
 from infra.errors import FanfoldError, Fenced, RedisRefused, RedisUnavailable, Superseded
 from infra.hiding import hide_secrets
 
-LIBRARIES = ("timelines.lua", "rate_limits.lua")
+LIBRARIES = ("timelines.lua", "rate_limits.lua", "counts.lua")
 CALL_TIMEOUT_S = 5.0  # a bounded call takes under 0.1 s; a busy two-core machine can hold it back for a second
 CONNECT_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 64  # threads of one process that call one node at the same time

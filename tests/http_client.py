@@ -9,11 +9,13 @@ import httpx
 from fastapi import FastAPI
 
 from infra.composition import Stores
+from infra.counts import Counts
 from infra.database import make_engine
 from infra.errors import Unauthenticated, ZooKeeperUnavailable
 from infra.http import create_app
 from infra.http_problems import MEDIA_TYPE
 from infra.live_settings import LiveSettings
+from infra.reaction_log import ReactionLog
 from infra.redis_clusters import RedisClusters
 from infra.settings import Settings
 from infra.shard_map import ShardMap
@@ -135,7 +137,9 @@ def unreachable_stores() -> Stores:
     live = always(LiveSettings(rate_per_token=0, rate_per_address=0))
     timelines, write_through = Timelines(clusters, live), WriteThrough(clusters, live)
     zookeeper = cast(ZooKeeper, AbsentZooKeeper())
-    return Stores(make_engine(NOBODY_LISTENS), zookeeper, clusters, timelines, absent, clusters, write_through)
+    engine = make_engine(NOBODY_LISTENS)
+    counts, reactions = Counts(clusters, engine), ReactionLog(lambda: "127.0.0.1:1")
+    return Stores(engine, zookeeper, clusters, timelines, absent, clusters, write_through, counts, reactions)
 
 
 class AbsentZooKeeper:

@@ -12,6 +12,7 @@ import pytest
 
 from consumers import read_timeline
 from infra.composition import Stores
+from infra.counts import Counts
 from infra.database import make_engine
 from infra.redis_clusters import RedisClusters
 from infra.settings import Settings
@@ -38,7 +39,15 @@ def stores_without_redis(stores: Stores) -> Iterator[Stores]:
     nowhere = replace(known, addresses=dict.fromkeys(known.addresses, "redis://127.0.0.1:1"))
     clusters, live = RedisClusters(always(nowhere)), stores.timelines._live
     bodies, timelines = TweetBodies(clusters, stores.engine), Timelines(clusters, live)
-    yield Stores(stores.engine, stores.zookeeper, clusters, timelines, bodies, clusters, WriteThrough(clusters, live))
+    yield replace(
+        stores,
+        clusters=clusters,
+        timelines=timelines,
+        bodies=bodies,
+        brief=clusters,
+        write_through=WriteThrough(clusters, live),
+        counts=Counts(clusters, stores.engine),
+    )
     clusters.close()
 
 
