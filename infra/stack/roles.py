@@ -25,6 +25,7 @@ ROLES = (
     Role("coordinator", 2, "keeps the shard map"),
     Role("relay", 3, "takes the outbox to Kafka"),
     Role("worker", 3, "runs both agents"),
+    Role("counters", 3, "counts likes, retweets and replies"),
     Role("api", 3, "answers HTTP"),
 )
 ROLE_NAMES = tuple(role.name for role in ROLES)

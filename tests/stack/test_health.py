@@ -29,7 +29,7 @@ from producers.publish import NewTweet, Publisher
 from tests.http_client import bearing
 from tests.services import fresh_folder
 
-ROLES = ("registrar", "coordinator", "relay", "worker", "api")
+ROLES = ("registrar", "coordinator", "relay", "worker", "counters", "api")
 PLACES = ACTIVITY.partitions + DELIVERIES.partitions  # partitions that one worker has alone
 USERS = 50
 
@@ -162,7 +162,7 @@ def test_every_label_that_is_served_has_a_declared_name_and_value(stack: Stack) 
                 assert all(labels[one] in metric.labels[one] for one in labels), (name, labels)
 
 
-@pytest.mark.parametrize("role", ["relay", "coordinator"])
+@pytest.mark.parametrize("role", ["relay", "coordinator", "counters"])
 def test_a_second_one_stands_by_and_takes_over(stack: Stack, role: str) -> None:
     second = stack.start_role(role, 2)
     assert said(stack, second, "/readyz")["status"] == "standby"
@@ -275,7 +275,7 @@ def answers(stack: Stack, part: str, status: int) -> bool:
 
 def test_every_line_of_a_role_is_an_event_in_json(stack: Stack) -> None:
     """The last test looks at what all before it made the roles say."""
-    for role in ("registrar", "coordinator", "relay", "worker"):
+    for role in ("registrar", "coordinator", "relay", "worker", "counters"):
         for line in (stack.data_dir / "logs" / f"{role}.log").read_text().splitlines():
             if line.startswith("%"):
                 continue  # librdkafka's own

@@ -1,0 +1,295 @@
+"""Counts on real nodes: what is folded, what waits for its fold, what comes late, and what is forgotten."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import sqlalchemy as sa
+
+from infra import redis_keys
+from infra.composition import Stores
+from infra.counts import Counts, FoldedCounts, TweetCounts, decode_counts
+from infra.reaction_log import Placed
+from infra.reactions import Reaction, ReactionType, reactions_partition
+from infra.redis_clusters import RedisClusters
+from infra.redis_node import RedisNode
+from infra.shard_map import CLUSTERS
+from infra.slots import slot_of
+from streams.folded_nodes import FoldedNodes
+from tests.http_client import always
+
+TWEET = 9_100_000_000_000_000_007
+LIKED, UNLIKED = ReactionType.LIKED, ReactionType.UNLIKED
+
+
+class Node:
+    """The Functions of one node, as the calls of different processes reach it, in whatever order."""
+
+    def __init__(self, node: RedisNode) -> None:
+        self.node = node
+
+    def fold(self, before: int, fold: int, counts: TweetCounts | None = None, offset: int = 0, epoch: int = 1) -> int:
+        told = FoldedCounts(counts, offset).arguments(TWEET) if counts else []
+        return int(self.node.call("counts_fold", epoch, before, fold, *told))
+
+    def fill(self, fold: int, counts: TweetCounts, offset: int = 0) -> TweetCounts | None:
+        answer = self.node.call("counts_fill", fold, *FoldedCounts(counts, offset).arguments(TWEET))
+        return decode_counts([TWEET], answer)[TWEET]
+
+    def bump(self, user: int, offset: int, change: int) -> int:
+        return int(self.node.call("counts_bump", redis_keys.counts(TWEET), user, offset, change))
+
+    @property
+    def shown(self) -> TweetCounts | None:
+        return decode_counts([TWEET], self.node.look("counts_read", redis_keys.counts(TWEET)))[TWEET]
+
+
+@pytest.fixture
+def node(stores: Stores) -> Node:
+    made = Node(stores.clusters.node_for("a", TWEET))
+    assert made.fold(7, 7) == 1
+    return made
+
+
+def test_a_node_that_no_fold_has_reached_keeps_nothing_and_shows_the_database(stores: Stores) -> None:
+    fresh = Node(stores.clusters.node_for("a", TWEET))
+    assert fresh.shown is None
+    assert fresh.fill(3, TweetCounts(5, 1, 2)) == TweetCounts(5, 1, 2)
+    assert fresh.bump(1, 9, 1) == 0
+    assert fresh.shown is None
+
+
+def test_a_like_is_shown_at_once_and_once_more_after_its_fold(node: Node) -> None:
+    node.fill(7, TweetCounts(5, 1, 2), offset=10)
+    assert node.bump(1, 10, 1) == 1
+    assert node.shown == TweetCounts(6, 1, 2)
+    node.fold(7, 8, TweetCounts(6, 1, 2), offset=11)
+    assert node.shown == TweetCounts(6, 1, 2)
+
+
+def test_a_like_waits_for_the_first_reader_and_shows_in_his_answer(node: Node) -> None:
+    assert node.bump(1, 10, 1) == 1
+    assert node.shown is None
+    assert node.fill(7, TweetCounts(5, 0, 0), offset=10) == TweetCounts(6, 0, 0)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_of_one_users_words_the_one_with_the_highest_offset_holds_in_whatever_order_they_come(
+    node: Node, order: tuple[int, ...]
+) -> None:
+    words = [(10, 1), (11, 0), (12, 1)]  # like, unlike, like; none is folded
+    node.fill(7, TweetCounts(5, 0, 0), offset=10)
+    for at in order:
+        node.bump(1, *words[at])
+    assert node.shown == TweetCounts(6, 0, 0)
+
+
+def test_two_likes_of_one_user_count_once(node: Node) -> None:
+    node.fill(7, TweetCounts(5, 0, 0), offset=10)
+    node.bump(1, 10, 1)
+    node.bump(1, 11, 1)
+    assert node.shown == TweetCounts(6, 0, 0)
+
+
+def test_a_like_that_comes_after_its_fold_changes_nothing(node: Node) -> None:
+    node.fill(7, TweetCounts(5, 0, 0), offset=10)
+    node.fold(7, 8, TweetCounts(6, 0, 0), offset=11)
+    assert node.bump(1, 10, 1) == 0
+    assert node.shown == TweetCounts(6, 0, 0)
+
+
+def test_a_like_that_comes_after_its_fold_to_an_absent_key_is_dropped_by_the_next_reader(node: Node) -> None:
+    assert node.bump(1, 10, 1) == 1
+    assert node.fill(7, TweetCounts(6, 0, 0), offset=11) == TweetCounts(6, 0, 0)
+
+
+def test_a_fold_passes_only_the_likes_below_its_offset(node: Node) -> None:
+    node.fill(7, TweetCounts(0, 0, 0), offset=10)
+    for offset in range(10, 20):
+        node.bump(offset, offset, 1)
+    node.fold(7, 8, TweetCounts(4, 0, 0), offset=14)
+    assert node.shown == TweetCounts(10, 0, 0)
+
+
+def test_a_look_that_is_older_than_the_last_fold_is_shown_and_not_kept(node: Node) -> None:
+    node.fold(7, 8)
+    assert node.fill(7, TweetCounts(5, 0, 0)) == TweetCounts(5, 0, 0)
+    assert node.shown is None
+
+
+def test_a_look_that_is_newer_than_what_the_node_heard_is_kept_and_not_lowered(node: Node) -> None:
+    node.fill(9, TweetCounts(9, 0, 0), offset=30)
+    node.fold(7, 8, TweetCounts(8, 0, 0), offset=20)
+    assert node.shown == TweetCounts(9, 0, 0)
+    assert node.fill(8, TweetCounts(8, 0, 0), offset=20) == TweetCounts(9, 0, 0)
+    node.fold(8, 9, TweetCounts(9, 0, 0), offset=30)
+    assert node.shown == TweetCounts(9, 0, 0)
+
+
+def test_a_node_that_missed_a_fold_forgets_all_counts_when_it_hears_of_the_next(node: Node) -> None:
+    node.fill(7, TweetCounts(5, 0, 0))
+    node.bump(1, 10, 1)
+    assert node.fold(8, 9) == 1
+    assert node.shown is None
+    assert node.fill(9, TweetCounts(5, 0, 0), offset=11) == TweetCounts(5, 0, 0)
+
+
+def test_a_late_fold_does_nothing(node: Node) -> None:
+    node.fold(8, 9)
+    node.bump(1, 10, 1)  # makes the key, so that a fold finds it
+    assert node.fold(7, 8, TweetCounts(3, 0, 0), offset=20) == -1
+    assert node.shown is None
+
+
+def test_the_same_fold_twice_is_no_gap(node: Node) -> None:
+    node.fill(7, TweetCounts(5, 0, 0))
+    assert [node.fold(7, 8, TweetCounts(6, 0, 0), offset=1) for _ in range(2)] == [0, 0]
+    assert node.fold(8, 8) == 0
+    assert node.shown == TweetCounts(6, 0, 0)
+
+
+def test_another_placement_forgets_all_counts_and_an_older_one_is_late(node: Node) -> None:
+    node.fill(7, TweetCounts(5, 0, 0))
+    assert node.fold(7, 8, epoch=2) == 1
+    assert node.shown is None
+    assert node.fold(8, 9, epoch=1) == -1
+
+
+def test_the_likes_that_wait_are_bounded_and_their_fold_counts_them_all(node: Node) -> None:
+    node.fill(7, TweetCounts(0, 0, 0))
+    kept = [node.bump(user, user, 1) for user in range(1, 1_101)]
+    assert kept == [1] * 1_000 + [0] * 100
+    assert node.shown == TweetCounts(1_000, 0, 0)
+    node.fold(7, 8, TweetCounts(1_100, 0, 0), offset=1_101)
+    assert node.shown == TweetCounts(1_100, 0, 0)
+    assert node.node.command("HLEN", redis_keys.counts(TWEET)) == 7
+
+
+def test_nobody_renews_the_time_that_counts_live(node: Node) -> None:
+    key = redis_keys.counts(TWEET)
+    node.bump(1, 10, 1)
+    node.node.command("EXPIRE", key, 100)
+    node.fill(7, TweetCounts(5, 0, 0))
+    node.fold(7, 8, TweetCounts(6, 0, 0), offset=11)
+    node.bump(2, 12, 1)
+    assert 0 < node.node.command("TTL", key) <= 100
+    node.fold(9, 10)
+    node.fill(10, TweetCounts(7, 0, 0))
+    assert 3_500 < node.node.command("TTL", key) <= 3_600
+
+
+def test_what_is_no_hash_is_replaced(node: Node) -> None:
+    node.node.command("SET", redis_keys.counts(TWEET), "x")
+    assert node.shown is None
+    assert node.fold(7, 8, TweetCounts(6, 0, 0)) == 0
+    assert node.fill(8, TweetCounts(6, 0, 0)) == TweetCounts(6, 0, 0)
+    assert node.shown == TweetCounts(6, 0, 0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_however_calls_race_a_node_agrees_with_the_database_once_all_is_folded(node: Node, seed: int) -> None:
+    """Likes, folds, fills, late and lost calls in a random order; at the end one more fold is heard."""
+    rng = random.Random(seed)
+    log, likers, fold, offset = list[tuple[int, bool]](), set[int](), 7, 0
+    late: list[Callable[[], object]] = []
+    for _ in range(300):
+        step = rng.random()
+        call: Callable[[], object]
+        if step < 0.5:
+            user, likes = rng.randrange(6), rng.random() < 0.6
+            log.append((user, likes))
+            at, change = len(log) - 1, likes - (user in likers)
+            call = partial(node.bump, user, at, change)
+        elif step < 0.7:
+            counts = TweetCounts(len(likers))
+            call = partial(node.fill, fold, counts, offset)
+        else:
+            upto = rng.randint(offset, len(log))
+            for user, likes in log[offset:upto]:
+                (likers.add if likes else likers.discard)(user)
+            offset, fold = upto, fold + 1
+            counts = TweetCounts(len(likers))
+            call = partial(node.fold, fold - 1, fold, counts, offset)
+        if rng.random() < 0.15:
+            late.append(call)
+        elif rng.random() > 0.05:
+            call()
+        if late and rng.random() < 0.1:
+            late.pop(rng.randrange(len(late)))()
+    for user, likes in log[offset:]:
+        (likers.add if likes else likers.discard)(user)
+    truth, end = TweetCounts(len(likers)), len(log)
+    for call in [*late, lambda: node.fold(fold, fold + 1, truth, end), *late]:
+        call()
+    assert node.shown in (truth, None)
+    assert node.fill(fold + 1, truth, end) == truth
+    assert node.shown == truth
+
+
+# Through all clusters.
+
+
+def test_a_read_fills_all_clusters_and_the_next_one_asks_no_database(stores: Stores, engine: sa.Engine) -> None:
+    FoldedNodes(stores.brief).tell(0, 0, {})
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO tweet_counts VALUES (:id, 3, 2, 1)"), {"id": TWEET})
+    assert stores.counts.read([TWEET, 5, TWEET]) == {TWEET: TweetCounts(3, 2, 1), 5: TweetCounts()}
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM tweet_counts"))
+    for _ in range(10):
+        assert stores.counts.read([TWEET, 5]) == {TWEET: TweetCounts(3, 2, 1), 5: TweetCounts()}
+
+
+def test_a_like_is_shown_by_every_cluster(stores: Stores) -> None:
+    FoldedNodes(stores.brief).tell(0, 0, {})
+    stores.counts.read([TWEET])
+    stores.counts.bump(Reaction(LIKED, TWEET, 1, 0), Placed(reactions_partition(TWEET), 0), 1)
+    shown = {cluster: Node(stores.clusters.node_for(cluster, TWEET)).shown for cluster in CLUSTERS}
+    assert shown == dict.fromkeys(CLUSTERS, TweetCounts(1))
+
+
+@pytest.mark.parametrize("away", ["a", "ab", "abc"])
+def test_clusters_that_are_away_hide_no_counts(stores: Stores, engine: sa.Engine, away: str) -> None:
+    FoldedNodes(stores.brief).tell(0, 0, {})
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO tweet_counts VALUES (:id, 3, 2, 1)"), {"id": TWEET})
+    known = stores.clusters.shard_map
+    addresses = {name: "redis://127.0.0.1:1" if name[0] in away else url for name, url in known.addresses.items()}
+    clusters = RedisClusters(always(replace(known, addresses=addresses)), 0.5)
+    counts = Counts(clusters, engine)
+    for _ in range(5):
+        assert counts.read([TWEET]) == {TWEET: TweetCounts(3, 2, 1)}
+    counts.bump(Reaction(LIKED, TWEET, 1, 0), Placed(reactions_partition(TWEET), 0), 1)
+    assert counts.read([TWEET]) == {TWEET: TweetCounts(3 + (away != "abc"), 2, 1)}
+    clusters.close()
+
+
+def test_a_fold_reaches_the_node_of_each_cluster_and_every_other_node_hears_of_it(stores: Stores) -> None:
+    nodes = FoldedNodes(stores.brief)
+    nodes.tell(4, 4, {})
+    stores.counts.bump(Reaction(LIKED, TWEET, 1, 0), Placed(reactions_partition(TWEET), 0), 1)
+    nodes.tell(4, 5, {TWEET: FoldedCounts(TweetCounts(8, 7, 6), 1)})
+    for name in stores.clusters.shard_map.nodes:
+        assert stores.clusters.node(name).command("HGET", "k", "fold") == b"5"
+    for cluster in CLUSTERS:
+        name = stores.clusters.shard_map.node_of(cluster, slot_of(TWEET))
+        assert Node(stores.clusters.node(name)).shown == TweetCounts(8, 7, 6)
+
+
+def test_a_node_that_was_away_for_a_fold_forgets_within_the_next_call(stores: Stores) -> None:
+    now_s = [100.0]
+    nodes = FoldedNodes(stores.brief, lambda: now_s[0])
+    nodes.tell(0, 0, {})
+    stores.counts.read([TWEET])
+    left_out = stores.clusters.shard_map.node_of("b", slot_of(TWEET))
+    nodes._near.note(left_out, OSError("away"))
+    nodes.tell(0, 1, {TWEET: FoldedCounts(TweetCounts(1), 1)})
+    assert nodes.away == [left_out]
+    assert Node(stores.clusters.node(left_out)).shown == TweetCounts(0)
+    now_s[0] += 1.5
+    nodes.tell_now_and_then(1)
+    assert nodes.away == []
+    assert Node(stores.clusters.node(left_out)).shown is None
+    assert stores.clusters.node(left_out).command("HGET", "k", "fold") == b"1"
