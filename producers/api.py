@@ -1,4 +1,4 @@
-"""The writing routes: users, tweets, following, blocking. Each is safe to repeat. Next: publish.py."""
+"""The writing routes: users, tweets, likes, following, blocking. Each is safe to repeat. Next: publish.py."""
 
 import asyncio
 from typing import Any
@@ -80,6 +80,18 @@ def delete(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
     """Delete a tweet of the token's user, with scope admin anybody's; after the answer no read shows it. Needs scope
     write."""
     publisher.delete(tweet_id, None if access.may(Scope.ADMIN) else access.user_id)
+
+
+@router.post("/tweets/{id}/like", **_EMPTY, tags=["tweets"], responses=documented(403, 404))
+def like(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
+    """The token's user likes a tweet from now on. Needs scope write."""
+    publisher.like(access.user_id, tweet_id)
+
+
+@router.delete("/tweets/{id}/like", **_EMPTY, tags=["tweets"], responses=documented(403, 404))
+def unlike(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
+    """The token's user no longer likes a tweet. Needs scope write."""
+    publisher.unlike(access.user_id, tweet_id)
 
 
 @router.put("/users/{id}/following/{other}", **_EMPTY, tags=["users"], responses=documented(403, 404))

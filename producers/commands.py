@@ -70,6 +70,21 @@ def delete(context: typer.Context, tweet: TweetId, as_json: JsonFlag = False) ->
     _tell(f"tweet {tweet} is deleted", {"id": str(tweet), "deleted": True}, as_json)
 
 
+def like(context: typer.Context, user: UserId, tweet: TweetId, as_json: JsonFlag = False) -> None:
+    """USER likes TWEET from now on."""
+    with _publisher(context) as publisher:
+        publisher.like(user, tweet)
+    _tell(f"user {user} likes tweet {tweet}", {"user_id": str(user), "tweet_id": str(tweet), "liked": True}, as_json)
+
+
+def unlike(context: typer.Context, user: UserId, tweet: TweetId, as_json: JsonFlag = False) -> None:
+    """USER no longer likes TWEET."""
+    with _publisher(context) as publisher:
+        publisher.unlike(user, tweet)
+    answer = {"user_id": str(user), "tweet_id": str(tweet), "liked": False}
+    _tell(f"user {user} no longer likes tweet {tweet}", answer, as_json)
+
+
 def follow(context: typer.Context, follower: Follower, author: Author, as_json: JsonFlag = False) -> None:
     """FOLLOWER follows AUTHOR from now on."""
     with _publisher(context) as publisher:

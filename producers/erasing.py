@@ -1,4 +1,4 @@
-"""Erasing a user: the tweets, the follows both ways and the rest, in bounded batches with their events.
+"""Erasing a user: the tweets, the follows both ways, the likes and the rest, in bounded batches with their events.
 
 The first transaction says that the user is deleted: from then on nobody finds him and he can do nothing. Each batch
 after it is repeatable, so whoever calls again goes on; the relay's housekeeping does so for those left behind. Several
@@ -16,8 +16,10 @@ from infra import outbox
 from infra.database import AUTHOR_LOCKS_MAX, lock_authors, reading, transaction
 from infra.errors import NotFound
 from infra.events import Activity, ActivityType
+from infra.reaction_log import ReactionLog
 from infra.tweet_bodies import TweetBodies
 from producers.following import remove_follows
+from producers.liking import take_back
 
 BATCH_TWEETS_MAX = 500  # with their events, 0.1 s
 BATCH_FOLLOWERS_MAX = 1_000
@@ -38,15 +40,19 @@ Progress = Callable[[int, int], None]  # tweets and follows removed so far
 class Eraser:
     """Erases users. Safe to share between threads."""
 
-    def __init__(self, engine: sa.Engine, bodies: TweetBodies, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, engine: sa.Engine, bodies: TweetBodies, reactions: ReactionLog, clock_ms: Callable[[], int]
+    ) -> None:
         self._engine = engine
         self._bodies = bodies
+        self._reactions = reactions
         self._clock_ms = clock_ms
 
     def erase(self, user_id: int, until_s: float, progress: Progress) -> Erased:
         """Goes on until nothing is left, or `until_s` on the monotonic clock. Idempotent: an erased user is erased.
 
-        Raises `NotFound`, and `RedisUnavailable` when a tombstone cannot be written: what was done stays done.
+        Raises `NotFound`, `RedisUnavailable` when a tombstone cannot be written, and `KafkaUnavailable` when a like
+        cannot be taken back: what was done stays done.
         """
         if self.hide(user_id):
             return Erased(0, 0, complete=True)
@@ -60,7 +66,8 @@ class Eraser:
                 if time.monotonic() > until_s:
                     return Erased(tweets, sum(follows), complete=False)
         tweets, *follows = removed.values()
-        return Erased(tweets, sum(follows), complete=self._finish(user_id))
+        complete = self._take_back_likes(user_id, until_s) and self._finish(user_id)
+        return Erased(tweets, sum(follows), complete)
 
     def hide(self, user_id: int) -> bool:
         """The first step: from now on nobody finds the user. True when he is erased already. Raises `NotFound`."""
@@ -103,6 +110,15 @@ class Eraser:
             lock_authors(connection, [user_id])
             found = connection.execute(_FOLLOWERS, {"id": user_id, "limit": BATCH_FOLLOWERS_MAX}).scalars().all()
             return len(remove_follows(connection, [(follower, user_id) for follower in found], self._clock_ms()))
+
+    def _take_back_likes(self, user_id: int, until_s: float) -> bool:
+        """Whether it was in time. Begun again, it takes them all back again, which does no harm."""
+        above: int | None = 0
+        while above is not None:
+            above = take_back(self._engine, self._reactions, user_id, above, self._clock_ms())
+            if above is not None and time.monotonic() > until_s:
+                return False
+        return True
 
     def _finish(self, user_id: int) -> bool:
         """False when something is left: the mark that it is done makes everybody look no more."""

@@ -66,7 +66,7 @@ def erase_left_behind(
     if not users:
         return 0
     with stores(settings) as opened:
-        eraser = Eraser(opened.engine, opened.bodies, now_ms)
+        eraser = Eraser(opened.engine, opened.bodies, opened.reactions, now_ms)
         for user_id in users:
             beat()
             _try(partial(_erase, eraser, user_id))  # one who cannot be erased does not keep the others

@@ -1,7 +1,8 @@
-"""Publish: the calls by which a service posts, follows and blocks, as rows and events in one transaction (G1).
+"""Publish: the calls by which a service posts, follows and blocks, as rows and events in one transaction (G1),
+and likes.
 
 Each call is safe to repeat, and each item of a batch has its own result. Posts of many callers become few transactions.
-The steps are in posting.py, following.py and erasing.py. Next: relay.py.
+The steps are in posting.py, following.py, liking.py and erasing.py. Next: relay.py.
 """
 
 import reprlib
@@ -19,6 +20,7 @@ from infra.database import lock_authors, transaction, try_lock_authors
 from infra.errors import AuthorBusy, InvalidInput, UseError
 from infra.gathering import Gathering
 from infra.paging import Cursor
+from infra.reactions import ReactionType
 from infra.social import UserPage
 from infra.tweet_bodies import Body
 from producers import following, users
@@ -26,6 +28,7 @@ from producers.batches import authors_of, in_batches, name_of, need_all, parts_o
 from producers.deleting import delete_tweet
 from producers.erasing import Erased, Eraser, Progress
 from producers.following import Pair
+from producers.liking import Liking
 from producers.node_lease import NodeLease
 from producers.posting import NewTweet, Tweet, checked, post_batch, try_lock_originals
 from producers.rules import check_id, check_not_self
@@ -69,7 +72,8 @@ class Publisher:
         if snowflakes is None:
             self._lease.begin()
         self._snowflakes = snowflakes or Snowflakes(self._lease.number, clock_ms)
-        self._eraser = Eraser(stores.engine, stores.bodies, clock_ms)
+        self._eraser = Eraser(stores.engine, stores.bodies, stores.reactions, clock_ms)
+        self._liking = Liking(stores.engine, stores.reactions, stores.counts, clock_ms)
         self._posts: Gathering[NewTweet, Tweet] = Gathering(self._post_gathered, POSTS_MAX, POSTS_AT_ONCE, "posts")
         self._waiting = ThreadPoolExecutor(WAITING_MAX, "posts-waiting")
 
@@ -158,6 +162,16 @@ class Publisher:
         _checked_pair((blocker_id, blocked_id))
         with transaction(self._engine) as connection:
             return following.unblock(connection, blocker_id, blocked_id)
+
+    # Liking
+
+    def like(self, user_id: int, tweet_id: int) -> None:
+        """A user likes a tweet from now on. Raises `NotFound` when either is not live."""
+        self._liking.say(ReactionType.LIKED, check_id(user_id, "user"), check_id(tweet_id, "tweet"))
+
+    def unlike(self, user_id: int, tweet_id: int) -> None:
+        """A user no longer likes a tweet. Raises `NotFound` when either is not live."""
+        self._liking.say(ReactionType.UNLIKED, check_id(user_id, "user"), check_id(tweet_id, "tweet"))
 
     # Users
 

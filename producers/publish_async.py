@@ -67,6 +67,14 @@ class AsyncPublisher:
         """Takes a block back."""
         return await self._run(partial(self._publisher.unblock, blocker_id, blocked_id))
 
+    async def like(self, user_id: int, tweet_id: int) -> None:
+        """A user likes a tweet from now on."""
+        await self._run(partial(self._publisher.like, user_id, tweet_id))
+
+    async def unlike(self, user_id: int, tweet_id: int) -> None:
+        """A user no longer likes a tweet."""
+        await self._run(partial(self._publisher.unlike, user_id, tweet_id))
+
     async def create_user(self, handle: str, user_id: int | None = None, key: str | None = None) -> User:
         """A new user."""
         return await self._run(partial(self._publisher.create_user, handle, user_id, key))

@@ -97,7 +97,7 @@ def test_an_eraser_whose_batch_another_one_removed_goes_on_with_the_next(
         publisher.post_many([NewTweet(user, "hello") for _ in authors])
     else:
         publisher.follow_many([(user, author) for author in authors])
-    other, calls, outrun = Eraser(stores.engine, stores.bodies, now_ms), [0], list[Erased]()
+    other, calls, outrun = Eraser(stores.engine, stores.bodies, stores.reactions, now_ms), [0], list[Erased]()
 
     def lock_after_the_other(connection: sa.Connection, locked: Sequence[int], others: Sequence[int] = ()) -> None:
         calls[0] += 1

@@ -21,7 +21,8 @@ FOR_A_USER = [
     ("DELETE", "/v1/users/1/blocking/2"),
     ("DELETE", "/v1/users/1"),
 ]
-WRITING = [("POST", "/v1/tweets"), ("DELETE", "/v1/tweets/1"), *FOR_A_USER]
+LIKING = [("POST", "/v1/tweets/1/like"), ("DELETE", "/v1/tweets/1/like")]
+WRITING = [("POST", "/v1/tweets"), ("DELETE", "/v1/tweets/1"), *LIKING, *FOR_A_USER]
 ADMINISTRATION = [("POST", "/v1/tweets:batch"), ("POST", "/v1/users/1/following:batch")]
 NEEDED = dict.fromkeys(READING, READ) | dict.fromkeys(WRITING, WRITE) | dict.fromkeys(ADMINISTRATION, ADMIN)
 BODIES = {

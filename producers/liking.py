@@ -1,0 +1,89 @@
+"""Liking: a user's word about a tweet goes to the topic reactions, then to the counts in the clusters; then he is
+answered.
+
+Idempotent: of what a user says about a tweet the last word holds, however often it is said. Next: streams/counters.py,
+which folds it into the database.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from infra.counts import SHARD, Counts
+from infra.database import limit_waits, reading, transaction
+from infra.errors import NotFound
+from infra.reaction_log import ReactionLog
+from infra.reactions import Reaction, ReactionType
+
+BATCH_LIKES_MAX = 500  # of a user who is erased: one wait for the broker
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the database says about a user and a tweet; `likes` as far as likes are folded."""
+
+    user: bool
+    tweet: bool
+    likes: bool
+
+
+def change_of(kind: ReactionType, likes: bool) -> int:
+    """What a word does to the folded number of likes when it is folded itself: 1, 0 or -1."""
+    return (kind is ReactionType.LIKED) - likes
+
+
+class Liking:
+    """Takes likes. Safe to share between threads."""
+
+    def __init__(self, engine: sa.Engine, reactions: ReactionLog, counts: Counts, clock_ms: Callable[[], int]) -> None:
+        self._engine = engine
+        self._reactions = reactions
+        self._counts = counts
+        self._clock_ms = clock_ms
+
+    def say(self, kind: ReactionType, user_id: int, tweet_id: int) -> None:
+        """Returns when the broker has the word and the clusters that answer show it. Raises `NotFound`, and
+        `KafkaUnavailable`: then it may count or not, and saying it again settles it."""
+        facts = self._look(user_id, tweet_id)
+        if not facts.user:
+            raise NotFound(f"user {user_id} does not exist")
+        if not facts.tweet:
+            raise NotFound(f"tweet {tweet_id} does not exist")
+        reaction = Reaction(kind, tweet_id, user_id, self._clock_ms())
+        placed = self._reactions.send(reaction)
+        # A crash here leaves a like that counts and is not shown before its fold.
+        self._counts.bump(reaction, placed, change_of(kind, facts.likes))
+
+    def _look(self, user_id: int, tweet_id: int) -> Facts:
+        with reading(self._engine) as connection:
+            return Facts(*connection.execute(_FACTS, {"user": user_id, "tweet": tweet_id}).one())
+
+
+def take_back(engine: sa.Engine, reactions: ReactionLog, user_id: int, above: int, now_ms: int) -> int | None:
+    """Takes back the likes of a deleted user, the next some above this tweet id; the last tweet's id, or None when none
+    is left. Counters removes them when it reads that.
+
+    It waits for the fold under way; every later one sees that the user is deleted and takes no like of his. So what is
+    found here is all that there will ever be.
+    """
+    with transaction(engine) as connection:
+        limit_waits(connection)
+        connection.execute(_AWAIT_FOLD, {"shard": SHARD})
+        wanted = {"user": user_id, "above": above, "limit": BATCH_LIKES_MAX}
+        tweets = list(connection.execute(_LIKES, wanted).scalars())
+    reactions.send_all([Reaction(ReactionType.UNLIKED, tweet_id, user_id, now_ms) for tweet_id in tweets])
+    return tweets[-1] if tweets else None
+
+
+_FACTS = sa.text(
+    """
+    SELECT EXISTS (SELECT FROM users WHERE id = :user AND deleted_at IS NULL),
+           EXISTS (SELECT FROM live_tweets WHERE id = :tweet),
+           EXISTS (SELECT FROM likes WHERE tweet_id = :tweet AND user_id = :user)
+    """
+)
+_AWAIT_FOLD = sa.text("SELECT FROM counters WHERE shard = :shard FOR SHARE")
+_LIKES = sa.text(
+    "SELECT tweet_id FROM likes WHERE user_id = :user AND tweet_id > :above ORDER BY tweet_id LIMIT :limit"
+)
