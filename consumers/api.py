@@ -9,6 +9,7 @@ from starlette.datastructures import URL
 from consumers.read_timeline import Page, State, TimelineReader
 from consumers.read_tweet import read_tweet
 from infra import social
+from infra.composition import Stores
 from infra.http_access import Reading
 from infra.http_answers import TWEET_EXAMPLE, USER_EXAMPLE, TweetAnswer, UserAnswer, id_text, tweet_answer, user_answer
 from infra.http_document import PUBLIC
@@ -100,7 +101,7 @@ def user_timeline(
     user_id: UserId, cursor: ACursor, stores: OpenStores, request: Request, response: Response
 ) -> TimelineAnswer:
     """A user's own tweets."""
-    return _timeline_answer(TimelineReader(stores).user(user_id, cursor), request, response)
+    return _timeline_answer(TimelineReader(stores).user(user_id, cursor), stores, request, response)
 
 
 @router.get("/timelines/home", tags=["timelines"], responses=_TIMELINES | documented(403))
@@ -108,13 +109,13 @@ def home_timeline(
     access: Reading, cursor: ACursor, stores: OpenStores, request: Request, response: Response
 ) -> TimelineAnswer:
     """What the token's user and those whom he follows posted. Needs scope read."""
-    return _timeline_answer(TimelineReader(stores).home(access.user_id, cursor), request, response)
+    return _timeline_answer(TimelineReader(stores).home(access.user_id, cursor), stores, request, response)
 
 
 @router.get("/tweets/{id}", tags=["tweets"], responses=documented(404), openapi_extra=PUBLIC)
 def tweet(tweet_id: TweetId, stores: OpenStores) -> TweetAnswer:
     """One tweet."""
-    return tweet_answer(read_tweet(stores.bodies, tweet_id))
+    return tweet_answer(read_tweet(stores.bodies, tweet_id), stores.counts.read([tweet_id])[tweet_id])
 
 
 def link_header(url: URL, first_id: int | None, next_max_id: int | None) -> str:
@@ -133,12 +134,13 @@ def _users_answer(page: social.UserPage, request: Request, response: Response) -
     return UsersAnswer(users=[user_answer(one) for one in page.users], next_max_id=id_text(page.next_max_id))
 
 
-def _timeline_answer(page: Page, request: Request, response: Response) -> TimelineAnswer:
+def _timeline_answer(page: Page, stores: Stores, request: Request, response: Response) -> TimelineAnswer:
     _link(request, response, page.tweets[0].id if page.tweets else None, page.next_max_id)
     if page.state is not State.COMPLETE:
         response.status_code = 206
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    tweets = [tweet_answer(one) for one in page.tweets]
+    counts = stores.counts.read([one.id for one in page.tweets])
+    tweets = [tweet_answer(one, counts[one.id]) for one in page.tweets]
     return TimelineAnswer(tweets=tweets, next_max_id=id_text(page.next_max_id), state=page.state)
 
 

@@ -1,4 +1,5 @@
-"""Waiting until everything that was published is applied: outbox, activity and deliveries empty, in this order."""
+"""Waiting until everything that was published is applied: outbox, activity and deliveries empty, in this order; and
+until it is counted: activity and reactions folded."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,8 +7,10 @@ from collections.abc import Callable, Mapping
 import sqlalchemy as sa
 
 from infra import outbox
+from infra.database import reading
 from infra.errors import CheckFailed
-from infra.kafka import agent_lags
+from infra.kafka import agent_lags, messages_from
+from infra.topics import ACTIVITY, REACTIONS, Topic
 
 WAIT_S = 120.0
 POLL_S = 0.25
@@ -44,3 +47,36 @@ def wait_until_applied(
             if progress:
                 progress(waiting_for)
             pause(POLL_S)
+
+
+def wait_until_folded(
+    engine: sa.Engine,
+    bootstrap: str,
+    limit_s: float = WAIT_S,
+    progress: Callable[[str], None] | None = None,
+    *,
+    unfolded: Callable[[sa.Engine, str, Topic], int] | None = None,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Waits until counters has folded both logs. Raises `CheckFailed` as `wait_until_applied` does."""
+    deadline = clock() + limit_s
+    for topic in (ACTIVITY, REACTIONS):
+        while left := (unfolded or unfolded_messages)(engine, bootstrap, topic):
+            waiting_for = f"{left:,} messages of the {topic.name} log that counters has not folded"
+            if clock() >= deadline:
+                raise CheckFailed(f"no counts were compared: after {limit_s:g} s there are still {waiting_for}")
+            if progress:
+                progress(waiting_for)
+            pause(POLL_S)
+
+
+def unfolded_messages(engine: sa.Engine, bootstrap: str, topic: Topic) -> int:
+    """Messages of a log that counters has not folded."""
+    with reading(engine) as connection:
+        rows = connection.execute(_FOLDED, {"topic": topic.name})
+        offsets = {row.partition: row.next_offset for row in rows}
+    return messages_from(bootstrap, topic, [offsets.get(one, 0) for one in range(topic.partitions)])
+
+
+_FOLDED = sa.text("SELECT partition, next_offset FROM folded WHERE topic = :topic")

@@ -43,6 +43,17 @@ class StoredTweet(Protocol):
     def retweet_of(self) -> int | None: ...
 
 
+class StoredCounts(Protocol):
+    """Counts of any module."""
+
+    @property
+    def likes(self) -> int: ...
+    @property
+    def retweets(self) -> int: ...
+    @property
+    def replies(self) -> int: ...
+
+
 class UserAnswer(BaseModel):
     """A user."""
 
@@ -58,6 +69,9 @@ class Counts(BaseModel):
     likes: int = 0
     retweets: int = 0
     replies: int = 0
+
+
+NOTHING_COUNTED = Counts()
 
 
 class TweetAnswer(BaseModel):
@@ -79,8 +93,8 @@ def user_answer(user: StoredUser) -> UserAnswer:
     return UserAnswer(id=str(user.id), handle=user.handle)
 
 
-def tweet_answer(tweet: StoredTweet) -> TweetAnswer:
-    """A tweet as JSON, its time in UTC."""
+def tweet_answer(tweet: StoredTweet, counts: StoredCounts = NOTHING_COUNTED) -> TweetAnswer:
+    """A tweet as JSON, its time in UTC; without `counts` as it is just posted."""
     return TweetAnswer(
         id=str(tweet.id),
         author_id=str(tweet.author_id),
@@ -88,7 +102,7 @@ def tweet_answer(tweet: StoredTweet) -> TweetAnswer:
         created_at=tweet.created_at.astimezone(UTC),
         reply_to=id_text(tweet.reply_to),
         retweet_of=id_text(tweet.retweet_of),
-        counts=Counts(),
+        counts=Counts(likes=counts.likes, retweets=counts.retweets, replies=counts.replies),
     )
 
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from consumers import audit_commands
 from consumers.applied import WAIT_S
+from consumers.audit_counts import CountsResult
 from consumers.audit_report import AuditResult, Counts
 from infra.errors import CheckFailed, InvalidInput
 from infra.settings import Settings
@@ -19,6 +20,9 @@ CLEAN = AuditResult(2, dict.fromkeys("abc", Counts(timelines=2, entries=1_234)),
 WRONG = AuditResult(
     2, {"a": Counts(timelines=1, entries=3, missing=1, absent=1)}, ("user 42, cluster a: tweet 1 is missing",), True
 )
+
+RIGHT = CountsResult(7, 21, 0, dict.fromkeys("abc", 0), ())
+MISCOUNTED = CountsResult(7, 21, 1, {"a": 0, "b": 2, "c": 0}, ("tweet 5, row: counts are wrong",))
 
 Fanfold = Callable[..., Result]
 
@@ -35,15 +39,16 @@ def fanfold(monkeypatch: pytest.MonkeyPatch, calls: list[object]) -> Fanfold:
 
     @contextmanager
     def no_stores(_: Settings) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(engine=None, timelines=None)
+        yield SimpleNamespace(engine=None, timelines=None, clusters=None)
 
-    def run(*arguments: str, result: AuditResult = CLEAN) -> Result:
+    def run(*arguments: str, result: AuditResult = CLEAN, counts: CountsResult = RIGHT) -> Result:
         def answer(*_: object, sample: int | None, complete: bool, progress: Callable[[int, int], None]) -> AuditResult:
             progress(2, 2)
             calls.append((sample, complete))
             return result
 
         monkeypatch.setattr(audit_commands, "audit", answer)
+        monkeypatch.setattr(audit_commands, "audit_counts", lambda *_, sample: counts)
         app = typer.Typer()
         app.callback()(lambda: None)
         app.command("audit")(audit_commands.audit_command)
@@ -51,18 +56,20 @@ def fanfold(monkeypatch: pytest.MonkeyPatch, calls: list[object]) -> Fanfold:
 
     monkeypatch.setattr(audit_commands, "stores", no_stores)
     monkeypatch.setattr(audit_commands, "wait_until_applied", lambda *given: calls.append(given[2]))
+    monkeypatch.setattr(audit_commands, "wait_until_folded", lambda *given: calls.append(("folded", given[2])))
     return run
 
 
 def test_json_is_exactly_one_object(fanfold: Fanfold) -> None:
     done = fanfold("--json")
     assert done.exit_code == 0
-    assert json.loads(done.stdout) == CLEAN.as_json()
+    assert json.loads(done.stdout) == {**CLEAN.as_json(), "counts": RIGHT.as_json()}
 
 
 def test_people_get_a_table(fanfold: Fanfold) -> None:
     done = fanfold()
     assert "every timeline is exact" in done.stdout
+    assert "the counts of all 7 tweets are right" in done.stdout
     assert "3,702" in done.stdout  # entries in all clusters
 
 
@@ -76,10 +83,20 @@ def test_differences_are_printed_and_then_fail_the_check(fanfold: Fanfold, argum
     )
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_wrong_counts_fail_the_check_too(fanfold: Fanfold, arguments: tuple[str, ...]) -> None:
+    done = fanfold(*arguments, counts=MISCOUNTED)
+    assert "tweet 5, row: counts are wrong" in done.stdout
+    assert isinstance(done.exception, CheckFailed)
+    assert str(done.exception) == "the audit found 3 wrong counts of tweets"
+    if arguments:
+        assert json.loads(done.stdout)["clean"] is False
+
+
 def test_the_options_reach_the_wait_and_the_audit(fanfold: Fanfold, calls: list[object]) -> None:
     fanfold("--sample", "5", "--complete", "--wait-s", "7")
     fanfold("--all")
-    assert calls == [7.0, (5, True), WAIT_S, (None, False)]
+    assert calls == [7.0, (5, True), ("folded", 7.0), WAIT_S, (None, False), ("folded", WAIT_S)]
 
 
 def test_all_and_a_sample_exclude_each_other(fanfold: Fanfold, calls: list[object]) -> None:

@@ -7,12 +7,15 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from infra import reaction_log
 from infra.composition import Stores
 from infra.errors import DatabaseUnavailable, RedisUnavailable
+from infra.settings import Settings
 from infra.tokens import Scope
 from infra.tweet_bodies import TweetBodies
 from producers.erasing import Erased, Eraser
 from producers.publish import Publisher
+from tests.counting import counting, make_counters, relaying, wait_until_counted
 from tests.http_client import Client, client_of, problem_of
 
 UNKNOWN = 9_000_000_000_000_000_001  # above all ids that tests make
@@ -280,3 +283,42 @@ def test_nothing_is_written_while_events_are_not_worked_off(stores: Stores, user
         assert (response.headers["retry-after"], kind_of(response)) == ("1", "overloaded")
     assert behind.get(location).status_code == 200
     assert count(stores, "tweets") == 1
+
+
+def test_likes_over_http_are_the_tokens_users_and_show_in_the_answers(
+    client: Client, stores: Stores, settings: Settings, user_ids: list[int]
+) -> None:
+    author, fan, other = user_ids
+    tweet = client.post("/v1/tweets", json={"text": "Hello"}, headers=client.acting(author)).json()["id"]
+    path = f"/v1/tweets/{tweet}/like"
+    with relaying(stores, settings), counting(make_counters(stores, settings)):
+        for user in (fan, other, fan):
+            assert client.post(path, headers=client.acting(user)).status_code == 204
+        assert client.get(f"/v1/tweets/{tweet}").json()["counts"] == {"likes": 2, "retweets": 0, "replies": 0}
+        reply = client.post("/v1/tweets", json={"text": "Yes", "reply_to": tweet}, headers=client.acting(fan)).json()
+        assert reply["counts"] == {"likes": 0, "retweets": 0, "replies": 0}
+        client.post("/v1/tweets", json={"retweet_of": tweet}, headers=client.acting(other))
+        assert client.delete(path, headers=client.acting(other)).status_code == 204
+        wait_until_counted(stores, settings)
+        page = client.get(f"/v1/users/{author}/timeline").json()
+        assert [one["counts"] for one in page["tweets"]] == [{"likes": 1, "retweets": 1, "replies": 1}]
+
+
+def test_who_may_not_like_is_told_so(client: Client, user_ids: list[int]) -> None:
+    tweet = client.post("/v1/tweets", json={"text": "Hello"}, headers=client.acting(user_ids[0])).json()["id"]
+    for method in ("POST", "DELETE"):
+        path = f"/v1/tweets/{tweet}/like"
+        problem_of(client.request(method, path), 401)
+        problem_of(client.request(method, path, headers=client.acting(user_ids[1], Scope.READ)), 403)
+        unknown = client.request(method, f"/v1/tweets/{UNKNOWN}/like", headers=client.acting(user_ids[1]))
+        assert problem_of(unknown, 404) == f"tweet {UNKNOWN} does not exist"
+
+
+def test_a_like_is_answered_503_while_kafka_is_away(
+    client: Client, user_ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tweet = client.post("/v1/tweets", json={"text": "Hello"}, headers=client.acting(user_ids[0])).json()["id"]
+    monkeypatch.setattr(reaction_log, "TAKEN_WITHIN_S", 0.5)
+    monkeypatch.setattr(client.app.state.stores.reactions, "_bootstrap", lambda: "127.0.0.1:1")
+    answer = client.post(f"/v1/tweets/{tweet}/like", headers=client.acting(user_ids[1]))
+    assert problem_of(answer, 503) == "Kafka cannot do its part at the moment; try again"
