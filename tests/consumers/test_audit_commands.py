@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from consumers import audit_commands
 from consumers.applied import WAIT_S
+from consumers.audit_caches import CacheResult
 from consumers.audit_counts import CountsResult
 from consumers.audit_report import AuditResult, Counts
 from infra.errors import CheckFailed, InvalidInput
@@ -23,6 +24,9 @@ WRONG = AuditResult(
 
 RIGHT = CountsResult(7, 21, 0, dict.fromkeys("abc", 0), ())
 MISCOUNTED = CountsResult(7, 21, 1, {"a": 0, "b": 2, "c": 0}, ("tweet 5, row: counts are wrong",))
+
+HELD = CacheResult({"user_timelines": {"held": 4, "wrong": 0}, "bodies": {"held": 5_000, "wrong": 0}}, ())
+SPOILT = CacheResult({"bodies": {"held": 5, "wrong": 2}}, ("cluster b, tweet 5: there is a body, but it was deleted",))
 
 Fanfold = Callable[..., Result]
 
@@ -41,7 +45,9 @@ def fanfold(monkeypatch: pytest.MonkeyPatch, calls: list[object]) -> Fanfold:
     def no_stores(_: Settings) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(engine=None, timelines=None, clusters=None)
 
-    def run(*arguments: str, result: AuditResult = CLEAN, counts: CountsResult = RIGHT) -> Result:
+    def run(
+        *arguments: str, result: AuditResult = CLEAN, counts: CountsResult = RIGHT, caches: CacheResult = HELD
+    ) -> Result:
         def answer(*_: object, sample: int | None, complete: bool, progress: Callable[[int, int], None]) -> AuditResult:
             progress(2, 2)
             calls.append((sample, complete))
@@ -49,6 +55,7 @@ def fanfold(monkeypatch: pytest.MonkeyPatch, calls: list[object]) -> Fanfold:
 
         monkeypatch.setattr(audit_commands, "audit", answer)
         monkeypatch.setattr(audit_commands, "audit_counts", lambda *_, sample: counts)
+        monkeypatch.setattr(audit_commands, "audit_caches", lambda *_, sample, progress: caches)
         app = typer.Typer()
         app.callback()(lambda: None)
         app.command("audit")(audit_commands.audit_command)
@@ -63,13 +70,14 @@ def fanfold(monkeypatch: pytest.MonkeyPatch, calls: list[object]) -> Fanfold:
 def test_json_is_exactly_one_object(fanfold: Fanfold) -> None:
     done = fanfold("--json")
     assert done.exit_code == 0
-    assert json.loads(done.stdout) == {**CLEAN.as_json(), "counts": RIGHT.as_json()}
+    assert json.loads(done.stdout) == {**CLEAN.as_json(), "caches": HELD.as_json(), "counts": RIGHT.as_json()}
 
 
 def test_people_get_a_table(fanfold: Fanfold) -> None:
     done = fanfold()
     assert "every timeline is exact" in done.stdout
     assert "the counts of all 7 tweets are right" in done.stdout
+    assert "what else the clusters hold is right: 4 user timelines, 5,000 bodies" in done.stdout
     assert "3,702" in done.stdout  # entries in all clusters
 
 
@@ -81,6 +89,16 @@ def test_differences_are_printed_and_then_fail_the_check(fanfold: Fanfold, argum
     assert str(done.exception) == (
         "the audit found 1 difference between timelines and database, and 1 absent timeline of an active user"
     )
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_differences_in_what_else_is_held_fail_the_check_too(fanfold: Fanfold, arguments: tuple[str, ...]) -> None:
+    done = fanfold(*arguments, caches=SPOILT)
+    assert "tweet 5: there is a body, but it was deleted" in done.stdout
+    assert isinstance(done.exception, CheckFailed)
+    assert str(done.exception) == "the audit found 2 differences in what else the clusters hold"
+    if arguments:
+        assert json.loads(done.stdout)["clean"] is False
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
