@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import socket
 import threading
@@ -19,6 +20,7 @@ from infra.readiness import announce_ready
 from infra.settings import Settings
 
 GRACE_S = 3  # requests under way may end in this time
+FILES_MAX = 16_384  # open ones, if the system allows it: each stream is one, and many systems begin with 1,024
 STOP_S = 4.0  # then a thread that waits for a frozen server does not hold the process any longer
 
 log = structlog.get_logger()
@@ -28,6 +30,7 @@ def serve(settings: Settings) -> None:
     """Serves until SIGTERM or Ctrl-C. Raises `ConfigurationError` and `DependencyError` before it listens."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
+    _take_files()
     with bound_socket(settings) as bound, stores(settings) as opened:
         log.debug("shard map known", epoch=opened.clusters.shard_map.epoch, threshold=opened.timelines.live.threshold)
         ApiServer(create_app(opened, settings), settings).run([bound])
@@ -72,6 +75,7 @@ class ApiServer(uvicorn.Server):
             )
         )
         self._settings = settings
+        self._app = app
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens, and then says so."""
@@ -81,11 +85,20 @@ class ApiServer(uvicorn.Server):
         announce_ready(self._settings)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Lets requests end. A thread cannot be cancelled: at `STOP_S` the process ends with it."""
+        """Lets requests end, and streams say so. A thread cannot be cancelled: at `STOP_S` the process ends with it."""
         last = threading.Timer(STOP_S, _end)
         last.daemon = True
         last.start()
+        for end in self._app.state.on_stop:
+            end()
         await super().shutdown(sockets)
+
+
+def _take_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _leave(*_: object) -> NoReturn:

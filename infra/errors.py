@@ -15,6 +15,7 @@ FanfoldError                     exit 1
 ├── Superseded                   a newer worker has taken over; drop what is held
 ├── RedisRefused                 a Redis node refuses a command for a reason that will not pass
 ├── TokenLost                    a rebuild is no longer mine; start again
+├── PositionLost                 a log no longer has the offset that reading goes on from
 ├── Closed                  503  what was called has been closed
 ├── Overloaded              503  more is written than can be worked off; try again later
 ├── ClockWentBack           503  new ids would be below old ones; try again later
@@ -112,6 +113,10 @@ class TokenLost(FanfoldError):
     """Raised when a timeline's token was replaced under a rebuild; the rebuild starts again."""
 
     retriable = True
+
+
+class PositionLost(FanfoldError):
+    """Raised when a log no longer has the offset that reading goes on from: its retention is over, or it is another."""
 
 
 class Closed(FanfoldError):

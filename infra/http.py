@@ -57,6 +57,8 @@ def create_app(stores: Stores, settings: Settings, tokens: ChecksTokens | None =
 
     app = HttpApi(version=version("fanfold"), lifespan=lifespan)
     app.state.stores = stores
+    app.state.settings = settings
+    app.state.on_stop = []  # called when the server is asked to stop, before requests under way are waited for
     app.state.parts = parts  # routes add what they make and what has to be closed at the end
     app.state.token_checks = checks
     closed = settings.rate_limit_without_redis == "closed"

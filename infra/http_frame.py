@@ -13,9 +13,12 @@ from infra.http_bodies import BoundedBody, Place, Room, body_bytes_max, too_larg
 from infra.http_problems import problem, shown
 
 REQUESTS_MAX = 1_000  # worked on in one process; each waits for one of its threads, some milliseconds a turn
+STREAMS_MAX = 5_000  # open in one process, beside these: what an idle one takes is in ARCHITECTURE.md
+STREAM_PATH = "/v1/timelines/home/stream"
 OPERATORS_REQUESTS_MAX = 50  # of those who run the server: they get through when nobody else does
 # Two of one would be read by one program as the first and by another one as the last.
 ONCE = ("authorization", "content-length", "content-type", "host", "idempotency-key")
+HEAD = "fanfold.head"  # in an ASGI scope: whether it is served as GET and was HEAD
 ALIVE_PATH = "/healthz"  # answered at once, without a thread, and never refused: whoever asks would start us again
 
 log = structlog.get_logger()
@@ -28,7 +31,12 @@ class Frame:
         self._app = app
         self._room = Room(REQUESTS_MAX)
         operators = Room(OPERATORS_REQUESTS_MAX)
-        self._rooms = {ALIVE_PATH: Room(sys.maxsize), "/readyz": operators, "/metrics": operators}
+        self._rooms = {
+            ALIVE_PATH: Room(sys.maxsize),
+            STREAM_PATH: Room(STREAMS_MAX),
+            "/readyz": operators,
+            "/metrics": operators,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 400, 408, 413 and 503 itself; everything else is the app's."""
@@ -56,7 +64,8 @@ class Frame:
             bytes_max = body_bytes_max(scope["path"])
             if int(Headers(scope=scope).get("content-length", "0")) > bytes_max:
                 raise too_large(bytes_max)
-            asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # the server sends no body then
+            head = scope["method"] == "HEAD"  # the server sends no body then
+            asked = {**scope, "method": "GET", HEAD: True} if head else scope
             await self._app(asked, BoundedBody(receive, bytes_max, place), note_start)
         except HTTPException as error:
             if started:

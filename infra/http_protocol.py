@@ -18,6 +18,7 @@ HEAD_BYTES_MAX = 64 * 1024  # first line and headers, four times what proxies co
 TOO_LARGE = (
     f"the request's first line and headers have more than {HEAD_BYTES_MAX} bytes, which is the most that is taken"
 )
+ABORT = "fanfold.abort"  # in an ASGI scope: ends the connection without sending what the client does not take
 HEAD_WITHIN_S = 10.0  # some time for a proxy that connects ahead; who sends nothing has a connection no longer
 
 # What a client does wrong is no line in our log: anybody could fill it.
@@ -73,6 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._read_bytes, self._in_head = 0, False
         self._end_to_wait()
         super().on_headers_complete()
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
         self._read_bytes = 0

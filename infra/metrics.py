@@ -195,3 +195,24 @@ REBUILDS = _counter(
     kind=("home", "user"),
     result=("rebuilt", "present", "busy", "lost"),
 )
+
+# Streams of the HTTP API.
+STREAMS = _gauge("fanfold_open_streams", "streams", "Streams of live timelines that are open in this process")
+STREAM_EVENTS = _counter(
+    "fanfold_stream_events_total",
+    "events",
+    "Events that were given to streams",
+    kind=("update", "delete", "reload"),
+)
+STREAMS_ENDED = _counter(
+    "fanfold_streams_ended_total",
+    "streams",
+    "Streams that ended: the client went, was too slow, its token was refused, or the server stopped",
+    result=("gone", "too_slow", "token_refused", "stopping"),
+)
+STREAM_LAG = _gauge(
+    "fanfold_stream_lag_seconds",
+    "seconds",
+    "Age of what the feed of the streams read last, while it is behind the logs; while Kafka is away, for how long; 0 "
+    "when nothing is left",
+)

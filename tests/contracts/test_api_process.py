@@ -35,6 +35,8 @@ def started(settings: Settings, folder: Path, port: int, host: str = "127.0.0.1"
         "FANFOLD_API_PORT": str(port),
         "FANFOLD_READY_FILE": str(folder / "ready"),
     }
+    if settings.kafka_bootstrap:
+        environ["FANFOLD_KAFKA_BOOTSTRAP"] = settings.kafka_bootstrap
     command = [sys.executable, "-m", "infra", "--data-dir", str(folder), "api"]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
         try:

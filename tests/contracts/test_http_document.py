@@ -24,6 +24,7 @@ REQUESTS_MAX = 100  # of each operation, both that the document allows and that 
 HEALTH = list(HealthCheck)  # hypothesis need not judge how fast requests are made
 WITHIN_S = 10.0
 DELETES = {"DELETE /v1/tweets/{id}": 1, "DELETE /v1/users/{id}": 2}  # last, since what they delete is needed before
+ENDLESS = "GET /v1/timelines/home/stream"  # asked by test_streams.py
 
 CHECKS = [
     checks.status_code_conformance,
@@ -80,6 +81,7 @@ def ask_whatever(api: Api, operation: Operation, mode: GenerationMode) -> None:
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 def test_no_answer_is_missing_in_the_document(api: Api) -> None:
     operations = [found.ok() for found in api.document.get_all_operations() if isinstance(found, Ok)]
+    operations = [operation for operation in operations if operation.label != ENDLESS]
     assert len(operations) == 21
     for operation in sorted(operations, key=lambda one: DELETES.get(one.label, 0)):
         ask_whatever(api, operation, GenerationMode.POSITIVE)

@@ -1,0 +1,173 @@
+"""A live timeline over the whole stack, while Kafka and the API are killed and started again."""
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from random import Random
+from urllib.parse import urlsplit
+
+import pytest
+import sqlalchemy as sa
+
+from consumers.applied import wait_until_applied
+from consumers.live_streams import STREAMS_PER_USER_MAX
+from infra.composition import Stores, stores
+from infra.settings import Settings
+from infra.stack.status import read_status
+from infra.stack.supervisor import Stack
+from infra.tokens import Tokens
+from producers.publish import NewTweet, Publisher
+from tests.live_client import Event, LiveClient
+from tests.services import fresh_folder
+from tests.waiting import wait_until
+
+READER, CELEBRITY, FICKLE = 1, 2, 3  # whom the reader follows, but for FICKLE now and then
+AUTHORS = range(10, 16)
+TOLD_S = 90.0
+EVENTS_RESUMED_MAX = 40
+
+
+class Browser:
+    """A client that comes again with its last id whenever its stream ends, as a browser does."""
+
+    def __init__(self, address: tuple[str, int], token: str) -> None:
+        self._address, self._headers = address, {"Authorization": f"Bearer {token}"}
+        self._streams: list[LiveClient] = []
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._thread.start()
+
+    @property
+    def told(self) -> list[Event]:
+        """What it was told over all of its streams."""
+        return [event for stream in list(self._streams) for event in stream.told]
+
+    @property
+    def streams(self) -> int:
+        """How many it needed."""
+        return sum(stream.status == 200 for stream in list(self._streams))
+
+    def close(self) -> None:
+        """Goes away."""
+        self._closed.set()
+        self._thread.join(30)
+        self._streams[-1].close()
+
+    def _go_on(self) -> None:
+        last_id = None
+        while not self._closed.is_set():
+            try:
+                stream = LiveClient(self._address, self._headers, last_id)
+            except OSError:
+                self._closed.wait(0.1)
+                continue
+            self._streams.append(stream)
+            while not stream.ended and not self._closed.wait(0.05):
+                continue
+            last_id = stream.last_id or last_id
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    folder = fresh_folder("live")
+    made = Stack(folder, roles=("registrar", "coordinator", "relay", "worker", "api"))
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+    shutil.rmtree(folder)
+
+
+def make_people(opened: Stores, publisher: Publisher) -> None:
+    for user in (READER, CELEBRITY, FICKLE, *AUTHORS):
+        publisher.create_user(f"u{user}", user)
+    for author in (CELEBRITY, *AUTHORS):
+        publisher.follow(READER, author)
+    with opened.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE users SET status = 'pull' WHERE id = :id"), {"id": CELEBRITY})
+
+
+def ids(events: list[Event], name: str) -> list[int]:
+    return [int(event.data["id"]) for event in events if event.name == name]
+
+
+def test_a_client_that_comes_again_is_told_everything_once_whatever_is_restarted(stack: Stack) -> None:
+    settings: Settings = stack.settings()
+    with stores(settings) as opened, Publisher(opened) as publisher:
+        make_people(opened, publisher)
+        wait_until_applied(opened.engine, settings.kafka_bootstrap, TOLD_S)
+        token = Tokens(opened.engine).create(READER)[1]
+        address = (settings.api_host, api_port(stack))
+        browser = Browser(address, token)
+        wait_until(lambda: browser.streams == 1, "the stream")
+        rng, live, gone = Random(3), set[int](), set[int]()
+
+        def publish(rounds: int) -> None:
+            for number in range(rounds):
+                author = rng.choice([CELEBRITY, READER, *AUTHORS])
+                tweets = [publisher.post(NewTweet(author, f"{number}")).id for _ in range(rng.randrange(1, 4))]
+                live.update(tweets)
+                if rng.random() < 0.2:
+                    gone.add(tweet := rng.choice(sorted(live)))
+                    live.discard(tweet)
+                    publisher.delete(tweet)
+                if rng.random() < 0.2:
+                    (publisher.follow if rng.random() < 0.5 else publisher.unfollow)(READER, FICKLE)
+                    publisher.post(NewTweet(FICKLE, "counted by nobody"))
+
+        publish(30)
+        killed = stack.kill("kafka", signal.SIGKILL)
+        publish(10)
+        stack.wait_restarted("kafka", killed)
+        publish(20)
+        killed = stack.kill("api", signal.SIGKILL)
+        publish(10)
+        stack.wait_restarted("api", killed)
+        publish(20)
+        stack.stop_part("api")
+        publish(10)
+        stack.start_part("api")
+        publish(20)
+        last = publisher.post(NewTweet(READER, "last")).id
+        live.add(last)
+        wait_until(lambda: {*live} <= {*ids(browser.told, "update")}, "every tweet", TOLD_S)
+        wait_until(lambda: {*gone} <= {*ids(browser.told, "delete")}, "every delete", TOLD_S)
+        told = browser.told
+        browser.close()
+        check_once(told, live, gone)
+        wait_until_applied(opened.engine, settings.kafka_bootstrap, TOLD_S)
+        check_resumed(told, address, token, live, gone)
+
+
+def check_once(told: list[Event], live: set[int], gone: set[int]) -> None:
+    for name, wanted in (("update", live), ("delete", gone)):
+        of_them = [one for one in ids(told, name) if one in wanted]
+        assert sorted(of_them) == sorted(wanted)
+    assert "reload" in {event.name for event in told}
+
+
+def check_resumed(told: list[Event], address: tuple[str, int], token: str, live: set[int], gone: set[int]) -> None:
+    """From events all over the run on: what a client that comes with their ids is told is what came behind them."""
+    numbers = range(0, len(told), max(len(told) // EVENTS_RESUMED_MAX, 1))
+    for start in range(0, len(numbers), STREAMS_PER_USER_MAX):
+        group = numbers[start : start + STREAMS_PER_USER_MAX]
+        clients = [LiveClient(address, {"Authorization": f"Bearer {token}"}, told[number].id) for number in group]
+        for number, client in zip(group, clients, strict=True):
+            for name, wanted in (("update", live), ("delete", gone)):
+                expected = sorted(one for one in ids(told[number + 1 :], name) if one in wanted)
+
+                def there(client: LiveClient = client, name: str = name, expected: list[int] = expected) -> bool:
+                    return len(set(ids(client.told, name)) & {*expected}) == len(expected)
+
+                wait_until(there, f"what came behind event {number}: {json.dumps(expected)}")
+                assert sorted(one for one in ids(client.told, name) if one in wanted) == expected
+            client.close()
+
+
+def api_port(stack: Stack) -> int:
+    """Where the stack's API listens."""
+    [api] = [part for part in read_status(stack.settings()).parts if part.name == "api"]
+    return int(urlsplit(api.address).port or 0)
