@@ -124,10 +124,12 @@ class LiveFeed:
             return True
 
     def _end(self, reader: LogReader) -> None:
+        """After an error the streams end too; when nobody listened, another thread may be at work by now."""
+        left: list[EventQueue] = []
         with self._lock:
-            left = [listener.queue for listener in self._audience]
-            self._audience = Audience()
-            self._reader = None if self._reader is reader else self._reader
+            if self._reader is reader:
+                left = [listener.queue for listener in self._audience]
+                self._audience, self._reader = Audience(), None
         reader.close()
         metrics.STREAM_LAG.set(0)
         end_streams(left, self.teller)

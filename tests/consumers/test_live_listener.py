@@ -129,7 +129,7 @@ def test_what_is_remembered_is_bounded_and_the_same_after_a_resume(seed: int, mo
     rng = Random(seed)
     logs = Logs()
     for _ in range(200):
-        logs.add(USERS_LOG, [(POSTED, rng.randrange(1, 9)) for _ in range(rng.randrange(1, 3))])
+        logs.add(USERS_LOG, [(POSTED, rng.randrange(1, 9)) for _ in range(rng.randrange(1, 6))])
     told, _, _ = run(logs, rng)
     assert len(told) > 9
     for at in range(len(told)):

@@ -53,7 +53,7 @@ class Browser:
         """Goes away."""
         self._closed.set()
         self._thread.join(30)
-        self._streams[-1].close()
+        assert not self._thread.is_alive()
 
     def _go_on(self) -> None:
         last_id = None
@@ -67,6 +67,7 @@ class Browser:
             while not stream.ended and not self._closed.wait(0.05):
                 continue
             last_id = stream.last_id or last_id
+            stream.close()
 
 
 @pytest.fixture
