@@ -25,6 +25,7 @@ ACTIVITY_REMEMBERED_MAX, ACTIVITY_REACH = 128, 16_384
 
 NEW = (DeliveryKind.DELIVER, DeliveryKind.DELIVER_OWN)
 GONE = (DeliveryKind.RETRACT, DeliveryKind.RETRACT_OWN)
+OF_CELEBRITIES = (DeliveryKind.ADD_CELEBRITY, DeliveryKind.REMOVE_CELEBRITY)
 
 
 class Kind(StrEnum):
@@ -133,11 +134,13 @@ class Listener:
         return Told(Kind.RELOAD, 0, self.position(cut))
 
     def _follow_changed(self, offset: int, happening: Happening) -> None:
+        """A merge or unmerge of many follows from their author's status and changes no page. Who is a celebrity changes
+        the logs that his tweets come from: of one log less may have been read by then than of the other."""
         if happening.kind is DeliveryKind.ADD_CELEBRITY:
             self._set_celebrities(self.celebrities | {happening.subject})
         if happening.kind is DeliveryKind.REMOVE_CELEBRITY:
             self._set_celebrities(self.celebrities - {happening.subject})
-        if happening.alone:
+        if happening.alone or happening.kind in OF_CELEBRITIES:
             self.reload_after = offset
 
     def _set_celebrities(self, celebrities: frozenset[int]) -> None:

@@ -14,7 +14,7 @@ from infra.slots import Ids
 
 
 class Happening(NamedTuple):
-    """What a record does to one user's timelines. `alone`: it names nobody else in its chunk, as what follows from a
+    """What a record does to one user's timelines. `alone`: it names nobody else in its chunk, as what comes of a
     follow does; a change of an author's status concerns all of his followers."""
 
     kind: DeliveryKind

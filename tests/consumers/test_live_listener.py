@@ -164,13 +164,31 @@ def test_a_change_of_follows_is_told_once_the_copies_have_it_also_after_a_resume
         assert one.reload(cut, {USERS_LOG: changed + 1}) is None
 
 
-@pytest.mark.parametrize(("alone", "reload_after"), [(True, 0), (False, None)])
-def test_a_change_of_an_authors_status_is_no_reload(alone: bool, reload_after: int | None) -> None:
+@pytest.mark.parametrize(
+    ("kind", "alone", "reload_after"),
+    [
+        (DeliveryKind.MERGE, True, 0),
+        (DeliveryKind.UNMERGE, True, 0),
+        (DeliveryKind.MERGE, False, None),
+        (DeliveryKind.UNMERGE, False, None),
+        (DeliveryKind.ADD_CELEBRITY, True, 0),
+        (DeliveryKind.ADD_CELEBRITY, False, 0),
+        (DeliveryKind.REMOVE_CELEBRITY, False, 0),
+    ],
+)
+def test_what_changes_a_page_or_the_log_of_an_author_is_a_reload(
+    kind: DeliveryKind, alone: bool, reload_after: int | None
+) -> None:
     made, cut = listener(), dict.fromkeys((USERS_LOG, *ACTIVITY_LOGS), 0)
-    made.hear(USERS_LOG, 0, [Happening(DeliveryKind.ADD_CELEBRITY, 10, alone)], cut)
-    assert made.celebrities == {BOTH, PULL, 10}
+    made.hear(USERS_LOG, 0, [Happening(kind, 10, alone)], cut)
     assert made.reload_after == reload_after
-    made.hear(USERS_LOG, 1, [Happening(DeliveryKind.REMOVE_CELEBRITY, 10, False)], cut)
+
+
+def test_the_records_of_celebrities_keep_the_set() -> None:
+    made, cut = listener(), dict.fromkeys((USERS_LOG, *ACTIVITY_LOGS), 0)
+    made.hear(USERS_LOG, 0, [Happening(DeliveryKind.ADD_CELEBRITY, 10, False)], cut)
+    assert made.celebrities == {BOTH, PULL, 10}
+    made.hear(USERS_LOG, 1, [Happening(DeliveryKind.REMOVE_CELEBRITY, 10, True)], cut)
     assert made.celebrities == {BOTH, PULL}
 
 
