@@ -16,6 +16,7 @@ import structlog
 from consumers.live_audience import Audience
 from consumers.live_feed import READ_S, LiveFeed, end_streams, work_off
 from consumers.live_frames import EventQueue, because, opening, with_id
+from consumers.live_lag import STUCK_S, Stuck
 from consumers.live_listener import Listener
 from consumers.live_position import Position
 from consumers.live_start import now, start_of
@@ -26,7 +27,6 @@ from infra.log_reader import Bounds, Cut, Log, LogMessage, LogReader
 
 GROUPS_AT_ONCE = 2  # readers of the past, each with its own client of Kafka
 GROUP_STREAMS_MAX = 1_000
-SILENCE_S = 10.0  # of a reader that has something to read; then it gets a new client
 SLOWEST_S = 5.0  # what a group waits for a client that does not take its events; then his queue may fill
 SLOWEST_POLL_S = 0.02
 
@@ -131,17 +131,14 @@ class _Group:
         self._reader.go_to(_lowest(self._bounds, (one.starts() for one in self._members)))
 
     def _read_to(self, target: Mapping[Log, int], use: Callable[[Sequence[LogMessage]], None]) -> None:
-        heard_s = time.monotonic()
-        while any(self._reader.cut[one] < offset for one, offset in target.items()):
+        stuck = Stuck()
+        while behind := {one: at for one, at in self._reader.cut.items() if at < target.get(one, 0)}:
             if self._feed.stopped.is_set():
                 raise Closed("the streams of this process were closed")
-            messages = self._reader.read(READ_S)
-            if messages:
-                heard_s = time.monotonic()
-            elif time.monotonic() - heard_s > SILENCE_S:
+            if stuck.since(behind, time.monotonic()) > STUCK_S:
                 self._reader.renew()
-                heard_s = time.monotonic()
-            use(messages)
+                stuck = Stuck()
+            use(self._reader.read(READ_S))
 
     def _take_note(self, messages: Sequence[LogMessage]) -> None:
         for message in messages:

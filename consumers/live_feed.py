@@ -13,11 +13,12 @@ import structlog
 
 from consumers.live_audience import Audience
 from consumers.live_frames import EventQueue, Reason, farewell
+from consumers.live_lag import FeedLag
 from consumers.live_listener import Listener, Told
 from consumers.live_queries import USERS_MAX
 from consumers.live_telling import Payloads, Teller
 from infra import metrics
-from infra.errors import Closed, DependencyError, KafkaUnavailable, PositionLost
+from infra.errors import Closed, DependencyError, PositionLost
 from infra.log_reader import Cut, Log, LogMessage, LogReader, LogWatch
 
 READ_S = 0.1  # for the first message of a read; a stop and the timed work below wait no longer
@@ -26,7 +27,6 @@ TOLD_TO_ONE_MAX = 64  # of these to one stream: a quarter of its queue, so that 
 MARK_EVERY_S = 15.0  # where a stream is, for its heartbeat
 APPLIED_EVERY_S = 0.25  # while somebody waits for a change of his follows to be in the copies
 CELEBRITIES_EVERY_S = 60.0  # what no record told of is known after so long
-LOOK_EVERY_S = 5.0  # at the ends of the logs, when nothing comes
 IDLE_S = 10.0  # the thread goes on for so long when nobody listens
 JOIN_S = 2.0
 RETRY_AFTER_FAILURE_MS = 1_000
@@ -55,11 +55,11 @@ class LiveFeed:
     def expect(self, ends: Mapping[Log, int]) -> None:
         """Somebody catches up: the thread runs until `expect_no_more`, from these ends on if it did not run before."""
         with self._lock:
-            self._arriving += 1
             if self._reader is None and not self.stopped.is_set():
                 self._reader = LogReader(self.bootstrap, ends)
                 self._thread = threading.Thread(target=self._run, args=(self._reader,), name="streams", daemon=True)
                 self._thread.start()
+            self._arriving += 1
 
     def expect_no_more(self) -> None:
         """Whoever caught up is here, or gone."""
@@ -186,7 +186,7 @@ class _Timed:
         now_s = time.monotonic()
         self._due_s = {"mark": now_s, "applied": now_s, "celebrities": now_s + CELEBRITIES_EVERY_S}
         self._to_refresh: list[int] = []
-        self._lag = _Lag(feed.watch, reader)
+        self._lag = FeedLag(feed.watch, reader)
         self._somebody_s = now_s
 
     def idle_s(self) -> float:
@@ -220,50 +220,6 @@ class _Timed:
             return False
         self._due_s[what] = now_s + every_s
         return True
-
-
-class _Lag:
-    """How far the feed is behind, and whether its client stands still, as one does that a frozen broker refused."""
-
-    def __init__(self, watch: LogWatch, reader: LogReader) -> None:
-        self._watch = watch
-        self._reader = reader
-        self._behind: set[Log] = set()  # logs of which the end was not read
-        self._heard_s = time.monotonic()  # when Kafka last answered
-        self._look_s = self._heard_s + LOOK_EVERY_S
-        self._seen: Cut = {}
-
-    def look(self, messages: Sequence[LogMessage]) -> None:
-        now_s = time.monotonic()
-        ages_s = [0.0]
-        for message in messages:
-            if message.value is None:
-                self._behind.discard(message.log)
-            else:
-                self._behind.add(message.log)
-                ages_s.append(time.time() - message.timestamp_ms / 1000)
-        if messages:
-            self._heard_s, self._look_s = now_s, now_s + LOOK_EVERY_S
-            metrics.STREAM_LAG.set(max(ages_s) if self._behind else 0)
-        elif now_s > self._look_s:
-            self._look_at_ends()
-            self._look_s = time.monotonic() + LOOK_EVERY_S
-
-    def _look_at_ends(self) -> None:
-        """Nothing came for a while: is Kafka away, is that right, or does the client stand still?"""
-        try:
-            ends = self._watch.ends()
-        except KafkaUnavailable:
-            metrics.STREAM_LAG.set(time.monotonic() - self._heard_s)
-            return
-        behind = {one: offset for one, offset in self._reader.cut.items() if ends[one] > offset}
-        if not behind:
-            self._heard_s = time.monotonic()
-            metrics.STREAM_LAG.set(0)
-        elif behind == self._seen:
-            log.warning("the feed of the streams stands still; it gets a new client", behind=len(behind))
-            self._reader.renew()
-        self._seen = behind
 
 
 def work_off(reader: LogReader, messages: Sequence[LogMessage], audience: Audience, teller: Teller) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from consumers.live_frames import EVENTS_MAX, QUEUE_BYTES_MAX, EventQueue, Reason, because, event, heartbeat, with_id
+from consumers.live_lag import Stuck
 from consumers.live_match import Happening, happenings, sorted_ids
 from consumers.live_position import Place, Position, audience_of, parse_position
 from consumers.live_sightings import Sightings
@@ -124,6 +125,16 @@ def test_a_mark_is_told_only_when_nothing_comes_behind_it() -> None:
     queue.put(b"event 7")
     assert queue.take_mark() is None
     asyncio.run(queue.wait())
+
+
+def test_a_log_that_is_not_read_on_is_noticed_and_one_that_is_is_not() -> None:
+    stuck = Stuck()
+    one, other = LOGS[0], LOGS[1]
+    assert stuck.since({one: 5, other: 5}, 100.0) == 0
+    assert stuck.since({one: 6, other: 5}, 103.0) == 3
+    assert stuck.since({one: 7}, 104.0) == 0
+    assert stuck.since({}, 200.0) == 0
+    assert stuck.since({one: 7}, 201.0) == 0
 
 
 BOUNDS = Bounds(

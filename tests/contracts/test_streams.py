@@ -12,7 +12,10 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from consumers import event_stream, live_feed, live_frames, live_streams
-from consumers.live_position import parse_position
+from consumers.live_feed import LiveFeed
+from consumers.live_frames import EventQueue
+from consumers.live_listener import Listener
+from consumers.live_position import Place, Position, audience_of, parse_position
 from infra.composition import Stores
 from infra.events import Activity, ActivityType, DeliveryKind
 from infra.redis_clusters import RedisClusters
@@ -355,3 +358,24 @@ def test_without_redis_tweets_are_told_from_the_database(
         logs.deliver((DELIVER, tweet, [reader]))
         assert ids(client.wait_for(1)) == [("update", f"{tweet}")]
     nowhere.close()
+
+
+def test_the_feed_takes_over_only_who_has_read_as_far_as_it_has(
+    settings: Settings, logs: Logs, make_users: MakeUsers
+) -> None:
+    """Else what it read before would be told to nobody."""
+    reader = make_users(1)[0]
+    feed = LiveFeed(settings.kafka_bootstrap, lambda _: {}, lambda _: {}, lambda calls: [call() for call in calls])
+    try:
+        feed.expect(feed.watch.ends())
+        before = feed.cut()
+        logs.deliver((DELIVER, 1, [reader]))
+        wait_until(lambda: feed.cut()[log_of(reader)] > before[log_of(reader)], "the feed to read it")
+        start = Position("0" * 8, audience_of(reader, ()), Place(before[log_of(reader)]))
+        listener = Listener(reader, (), start, before, EventQueue())
+        assert not feed.take_over([listener], before)
+        assert feed.size == 0
+        assert feed.take_over([listener], feed.cut())
+        assert feed.size == 1
+    finally:
+        feed.close()

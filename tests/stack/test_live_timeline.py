@@ -124,6 +124,8 @@ def test_a_client_that_comes_again_is_told_everything_once_whatever_is_restarted
         publish(10)
         stack.wait_restarted("kafka", killed)
         publish(20)
+        wait_until(lambda: {*live} <= {*ids(browser.told, "update")}, "every tweet", TOLD_S)
+        assert browser.streams == 1  # it stayed open, and went on
         killed = stack.kill("api", signal.SIGKILL)
         publish(10)
         stack.wait_restarted("api", killed)
