@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from urllib.parse import urlsplit
 
@@ -12,8 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from consumers.applied import wait_until_applied
+from consumers.live_position import parse_position
 from consumers.live_streams import STREAMS_PER_USER_MAX
 from infra.composition import Stores, stores
+from infra.live_settings import set_live_settings
 from infra.settings import Settings
 from infra.stack.status import read_status
 from infra.stack.supervisor import Stack
@@ -24,9 +26,12 @@ from tests.services import fresh_folder
 from tests.waiting import wait_until
 
 READER, CELEBRITY, FICKLE = 1, 2, 3  # whom the reader follows, but for FICKLE now and then
-AUTHORS = range(10, 16)
+AUTHORS, CROSSING = range(10, 16), 16  # CROSSING becomes a celebrity for a while
+OTHERS = range(100, 105)
+THRESHOLD = 5
 TOLD_S = 90.0
 EVENTS_RESUMED_MAX = 40
+AT_ONCE = STREAMS_PER_USER_MAX // 2
 
 
 class Browser:
@@ -83,12 +88,25 @@ def stack() -> Iterator[Stack]:
 
 
 def make_people(opened: Stores, publisher: Publisher) -> None:
-    for user in (READER, CELEBRITY, FICKLE, *AUTHORS):
+    set_live_settings(opened.zookeeper, threshold=THRESHOLD)
+    for user in (READER, CELEBRITY, FICKLE, *AUTHORS, CROSSING, *OTHERS):
         publisher.create_user(f"u{user}", user)
-    for author in (CELEBRITY, *AUTHORS):
+    for author in (CELEBRITY, *AUTHORS, CROSSING):
         publisher.follow(READER, author)
-    with opened.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE users SET status = 'pull' WHERE id = :id"), {"id": CELEBRITY})
+    for other in OTHERS:
+        publisher.follow(other, CELEBRITY)
+    await_status(opened, CELEBRITY, "pull")
+
+
+def await_status(opened: Stores, author: int, status: str) -> None:
+    """The status keeper has brought him there."""
+    asked = sa.text("SELECT status FROM users WHERE id = :id")
+
+    def is_there() -> bool:
+        with opened.engine.connect() as connection:
+            return bool(connection.execute(asked, {"id": author}).scalar_one() == status)
+
+    wait_until(is_there, f"author {author} to be at {status}", TOLD_S)
 
 
 def ids(events: list[Event], name: str) -> list[int]:
@@ -104,13 +122,14 @@ def test_a_client_that_comes_again_is_told_everything_once_whatever_is_restarted
         address = (settings.api_host, api_port(stack))
         browser = Browser(address, token)
         wait_until(lambda: browser.streams == 1, "the stream")
-        rng, live, gone = Random(3), set[int](), set[int]()
+        rng, live, gone, crossed = Random(3), set[int](), set[int](), set[int]()
 
         def publish(rounds: int) -> None:
             for number in range(rounds):
-                author = rng.choice([CELEBRITY, READER, *AUTHORS])
+                author = rng.choice([CELEBRITY, READER, *AUTHORS, CROSSING])
                 tweets = [publisher.post(NewTweet(author, f"{number}")).id for _ in range(rng.randrange(1, 4))]
                 live.update(tweets)
+                crossed.update(tweets if author == CROSSING else ())
                 if rng.random() < 0.2:
                     gone.add(tweet := rng.choice(sorted(live)))
                     live.discard(tweet)
@@ -119,7 +138,17 @@ def test_a_client_that_comes_again_is_told_everything_once_whatever_is_restarted
                     (publisher.follow if rng.random() < 0.5 else publisher.unfollow)(READER, FICKLE)
                     publisher.post(NewTweet(FICKLE, "counted by nobody"))
 
-        publish(30)
+        def cross(change: Callable[[int, int], bool], status: str) -> None:
+            for other in OTHERS:
+                change(other, CROSSING)
+            publish(20)
+            await_status(opened, CROSSING, status)
+            publish(10)
+
+        publish(20)
+        cross(publisher.follow, "pull")
+        cross(publisher.unfollow, "push")
+        wait_until(lambda: {*live} <= {*ids(browser.told, "update")}, "every tweet", TOLD_S)
         killed = stack.kill("kafka", signal.SIGKILL)
         publish(10)
         stack.wait_restarted("kafka", killed)
@@ -142,7 +171,7 @@ def test_a_client_that_comes_again_is_told_everything_once_whatever_is_restarted
         browser.close()
         check_once(told, live, gone)
         wait_until_applied(opened.engine, settings.kafka_bootstrap, TOLD_S)
-        check_resumed(told, address, token, live, gone)
+        check_resumed(told, address, token, live - crossed, gone - crossed)
 
 
 def check_once(told: list[Event], live: set[int], gone: set[int]) -> None:
@@ -153,12 +182,18 @@ def check_once(told: list[Event], live: set[int], gone: set[int]) -> None:
 
 
 def check_resumed(told: list[Event], address: tuple[str, int], token: str, live: set[int], gone: set[int]) -> None:
-    """From events all over the run on: what a client that comes with their ids is told is what came behind them."""
+    """From events all over the run on: what a client that comes with their ids is told is what came behind them. Where
+    another author was a celebrity it is the page that he is asked to read, and may be for that author's tweets."""
+    audience = parse_position(str(told[-1].id)).audience
     numbers = range(0, len(told), max(len(told) // EVENTS_RESUMED_MAX, 1))
-    for start in range(0, len(numbers), STREAMS_PER_USER_MAX):
-        group = numbers[start : start + STREAMS_PER_USER_MAX]
+    for start in range(0, len(numbers), AT_ONCE):
+        group = numbers[start : start + AT_ONCE]
         clients = [LiveClient(address, {"Authorization": f"Bearer {token}"}, told[number].id) for number in group]
         for number, client in zip(group, clients, strict=True):
+            if parse_position(str(told[number].id)).audience != audience:
+                assert client.wait_for(1)[0].data["reason"] == "follows_changed"
+                client.close()
+                continue
             for name, wanted in (("update", live), ("delete", gone)):
                 expected = sorted(one for one in ids(told[number + 1 :], name) if one in wanted)
 
