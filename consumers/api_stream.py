@@ -89,4 +89,4 @@ async def home_stream(
     async def check() -> None:
         await asyncio.wrap_future(request.app.state.token_checks.submit(token))
 
-    return EventStream(streams.open(access.user_id, position), check, streams.close)
+    return EventStream(await streams.begun(access.user_id, position), check, streams.close)

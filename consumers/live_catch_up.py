@@ -81,7 +81,9 @@ class CatchUp:
         followed = patiently(lambda: feed.celebrities(user_ids), feed.stopped)
         feed.expect(bounds.ends)
         try:
-            members = [self._begun(one, followed.get(one.user_id, frozenset()), bounds) for one in arrivals]
+            begun = [_begin(one, followed.get(one.user_id, frozenset()), bounds) for one in arrivals]
+            members = [member for member, _ in begun]
+            feed.teller.post([partial(member.queue.put, frame) for member, frames in begun for frame in frames])
             reader = LogReader(feed.bootstrap, _lowest(bounds, (one.firsts() for one in members)))
             try:
                 _Group(feed, reader, members, bounds).bring()
@@ -89,15 +91,6 @@ class CatchUp:
                 reader.close()
         finally:
             feed.expect_no_more()
-
-    def _begun(self, arrival: Arrival, celebrities: frozenset[int], bounds: Bounds) -> Listener:
-        """Says where the stream begins, and why it is not where the client was."""
-        start, reason = start_of(arrival.position, arrival.user_id, celebrities, bounds)
-        listener = Listener(arrival.user_id, celebrities, start, now(bounds), arrival.queue)
-        first = str(start) if arrival.position is start else listener.position({})
-        frames = [opening(first)] + ([with_id(first, because("reload", reason))] if reason else [])
-        self._feed.teller.post([partial(arrival.queue.put, frame) for frame in frames])
-        return listener
 
 
 class _Group:
@@ -154,6 +147,14 @@ class _Group:
                 self._too_slow |= slow
             if self._feed.stopped.wait(SLOWEST_POLL_S):
                 return
+
+
+def _begin(arrival: Arrival, celebrities: frozenset[int], bounds: Bounds) -> tuple[Listener, list[bytes]]:
+    """A stream's listener, and what it is sent first: where it begins, and why that is not where the client was."""
+    start, reason = start_of(arrival.position, arrival.user_id, celebrities, bounds)
+    listener = Listener(arrival.user_id, celebrities, start, now(bounds), arrival.queue)
+    first = str(start) if arrival.position is start else listener.position({})
+    return listener, [opening(first)] + ([with_id(first, because("reload", reason))] if reason else [])
 
 
 def _lowest(bounds: Bounds, wanted: Iterable[Mapping[Log, int]]) -> Cut:

@@ -20,9 +20,10 @@ from consumers.live_queries import celebrities_of
 from consumers.live_telling import Call, payloads_of
 from infra import metrics
 from infra.composition import Stores
-from infra.errors import Closed
+from infra.errors import Closed, KafkaUnavailable
 
 STREAMS_PER_USER_MAX = 10  # open at once in one process: some devices with some windows; all streams: http_frame.py
+BEGUN_WITHIN_S = 5.0  # tenths of a second are usual
 STOPPED_POLL_S = 0.1
 # When a server stops, its clients come again spread over some seconds, and not all at once.
 RETRY_FIRST_MS, RETRY_LAST_MS = 1_000, 5_000
@@ -50,6 +51,21 @@ class Streams:
     def live(self) -> int:
         """How many of them have caught up."""
         return self._feed.size
+
+    async def begun(self, user_id: int, position: Position | None) -> EventQueue:
+        """As `open`, and a stream from now on has its beginning: whoever reads a page behind that lacks nothing. Raises
+        also `KafkaUnavailable`. A stream that is resumed waits for Kafka while it is open."""
+        queue = self.open(user_id, position)
+        try:
+            if position is None:
+                async with asyncio.timeout(BEGUN_WITHIN_S):
+                    await queue.wait()
+        except BaseException as error:
+            self.close(queue)
+            if isinstance(error, TimeoutError):
+                raise KafkaUnavailable(f"a stream did not begin within {BEGUN_WITHIN_S:g} s") from None
+            raise
+        return queue
 
     def open(self, user_id: int, position: Position | None) -> EventQueue:
         """The queue of a new stream, from `position` on; `close` it. Raises `Closed`, and an `HTTPException` 429."""

@@ -19,7 +19,7 @@ from infra.kafka import GROUP, PARTITION_END
 from infra.topics import ACTIVITY, DELIVERIES
 
 READ_MESSAGES_MAX = 500  # of one read: some milliseconds of work
-ANSWER_WITHIN_S = 1.5  # of the broker, to a question; below what the end of a process may take
+ANSWER_WITHIN_S = 1.0  # of the broker, to a question; below what the end of a process may take
 FETCHED_KB_MAX = 16_384  # what one reader holds that was not read yet: many of the largest messages (1 MiB)
 RECONNECT_WITHIN_MS = 1_000  # after a broker restarted; librdkafka waits up to ten seconds otherwise
 # What ends reading: the offset is not there, or the topic is not.

@@ -360,12 +360,17 @@ def test_without_redis_tweets_are_told_from_the_database(
     nowhere.close()
 
 
+def made_at_once(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
 def test_the_feed_takes_over_only_who_has_read_as_far_as_it_has(
     settings: Settings, logs: Logs, make_users: MakeUsers
 ) -> None:
     """Else what it read before would be told to nobody."""
     reader = make_users(1)[0]
-    feed = LiveFeed(settings.kafka_bootstrap, lambda _: {}, lambda _: {}, lambda calls: [call() for call in calls])
+    feed = LiveFeed(settings.kafka_bootstrap, lambda _: {}, lambda _: {}, made_at_once)
     try:
         feed.expect(feed.watch.ends())
         before = feed.cut()
@@ -379,3 +384,24 @@ def test_the_feed_takes_over_only_who_has_read_as_far_as_it_has(
         assert feed.size == 1
     finally:
         feed.close()
+
+
+def test_while_kafka_is_away_a_new_stream_is_put_off_and_a_resumed_one_waits(
+    at_once: None,
+    stores: Stores,
+    settings: Settings,
+    publisher: Publisher,
+    make_users: MakeUsers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live_streams, "BEGUN_WITHIN_S", 0.2)
+    reader = make_users(1)[0]
+    position = Position("0" * 8, audience_of(reader, ()), Place(0))
+    with serving(stores, replace(settings, kafka_bootstrap="127.0.0.1:1")) as server:
+        refused = httpx.get(url(server), headers=bearing(Tokens(stores.engine).create(reader)[1]))
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["detail"].startswith("Kafka")
+        resumed = server.listen(reader, str(position))
+        wait_until(lambda: resumed.comments > 1, "heartbeats")
+        assert (resumed.status, resumed.events) == (200, [])
+        assert server.app.state.streams.count == 1
