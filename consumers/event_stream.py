@@ -75,7 +75,8 @@ class EventStream(Response):
             if not queue.ended and loop.time() >= due_s:
                 due_s = loop.time() + HEARTBEAT_S
                 await self._check_token(queue)
-                frames += queue.take() if queue.ended else heartbeat(queue.take_mark())
+                frames += queue.take()  # before the mark, which lies behind it
+                frames += b"" if queue.ended else heartbeat(queue.take_mark())
             if not await _written(send, _body(frames, more=not queue.ended)):
                 return False
             if queue.ended:
