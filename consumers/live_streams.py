@@ -38,7 +38,10 @@ class Streams:
         self._of_user: Counter[int] = Counter()
         self._stopping = False
         self._feed = LiveFeed(
-            bootstrap, partial(celebrities_of, stores.engine), partial(payloads_of, stores.bodies), self._post
+            bootstrap,
+            partial(celebrities_of, stores.engine),
+            partial(payloads_of, stores.bodies, stores.counts),
+            self._post,
         )
         self._catch_up = CatchUp(self._feed)
 

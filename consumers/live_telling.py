@@ -14,6 +14,7 @@ from consumers.live_frames import Reason, because, event, with_id
 from consumers.live_listener import Kind, Listener, Told
 from consumers.read_tweet import read_live
 from infra import metrics
+from infra.counts import Counts
 from infra.errors import Closed, DependencyError
 from infra.http_answers import tweet_answer
 from infra.tweet_bodies import TweetBodies
@@ -26,12 +27,14 @@ Call = Callable[[], None]  # made on the event loop
 Payloads = Callable[[Sequence[int]], Mapping[int, bytes]]
 
 
-def payloads_of(bodies: TweetBodies, tweet_ids: Sequence[int]) -> dict[int, bytes]:
+def payloads_of(bodies: TweetBodies, counts: Counts, tweet_ids: Sequence[int]) -> dict[int, bytes]:
     """The `update` of each of these tweets that is live, as GET /v1/tweets/{id} answers it."""
     found: dict[int, bytes] = {}
     for start in range(0, len(tweet_ids), BODIES_BATCH_MAX):
-        for body in read_live(bodies, tweet_ids[start : start + BODIES_BATCH_MAX]):
-            found[body.id] = event("update", tweet_answer(body).model_dump_json())
+        live = read_live(bodies, tweet_ids[start : start + BODIES_BATCH_MAX])
+        counted = counts.read([body.id for body in live])
+        for body in live:
+            found[body.id] = event("update", tweet_answer(body, counted[body.id]).model_dump_json())
     return found
 
 
