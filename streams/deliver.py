@@ -25,7 +25,7 @@ from infra.redis_clusters import RedisClusters
 from infra.redis_keys import page_of_keys
 from infra.redis_node import Argument
 from infra.shard_map import ShardMap
-from infra.slots import slots_of
+from infra.slots import Ids, slots_of
 from infra.timelines import Kind, Timelines
 from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, segments_of
 from streams.progress import PROGRESS
@@ -36,6 +36,7 @@ CALL_TARGETS_MAX = 65_536  # entries of one call to all nodes, when most are the
 CALL_TARGETS_MIN = 4_096  # at first, and when many belong deep into their lists
 # What reads and writes a list as a whole costs a node as much as so many entries that are the newest of theirs.
 WHOLE_LIST_TARGETS = 100
+UNMERGE_LISTS_MAX = 512  # of one run: 440,000 entries of each cluster at most, which come here to be looked at
 WHOLE_LIST_KINDS = (DeliveryKind.MERGE, DeliveryKind.UNMERGE)
 CALL_SLOW_S = 0.5  # halves the next calls: readers wait behind a call, and its time-out is 5 s
 CALL_FAST_S = 0.1  # doubles them
@@ -49,7 +50,10 @@ T = TypeVar("T")
 Arguments = Mapping[str, Sequence[Argument]]  # of one call, by node
 Answers = dict[str, Any]
 
-_OF_AUTHOR = sa.text("SELECT id FROM tweets WHERE author_id = :author AND id = ANY (CAST(:ids AS bigint[]))")
+_OF_AUTHORS = sa.text(
+    "SELECT id, author_id FROM tweets "
+    "WHERE id = ANY (CAST(:ids AS bigint[])) AND author_id = ANY (CAST(:authors AS bigint[]))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +99,21 @@ def receive(offset: int, value: bytes | None) -> Received:
 
 
 def runs_of(messages: Sequence[Received]) -> Iterator[list[Received]]:
-    """Whole messages in runs of bounded size; an unmerge is a run of its own, since it is applied in two calls."""
+    """Whole messages in runs of bounded size. Unmerges are applied in two calls, so their runs hold nothing else."""
     run: list[Received] = []
     targets = chunks = 0
+    unmerges = False
     for message in messages:
         more_targets = sum(map(_cost, message.records))
         more_chunks = sum(len(record.subjects) for record in message.records)
-        alone = any(record.kind is DeliveryKind.UNMERGE for record in message.records)
-        if run and (alone or targets + more_targets > RUN_TARGETS_MAX or chunks + more_chunks > RUN_CHUNKS_MAX):
+        unmerge = any(record.kind is DeliveryKind.UNMERGE for record in message.records)
+        targets_max = UNMERGE_LISTS_MAX * WHOLE_LIST_TARGETS if unmerge else RUN_TARGETS_MAX
+        full = targets + more_targets > targets_max or chunks + more_chunks > RUN_CHUNKS_MAX
+        if run and (full or unmerge is not unmerges):
             yield run
             run, targets, chunks = [], 0, 0
-        if alone:
-            yield [message]
-            continue
         run.append(message)
-        targets, chunks = targets + more_targets, chunks + more_chunks
+        targets, chunks, unmerges = targets + more_targets, chunks + more_chunks, unmerge
     if run:
         yield run
 
@@ -154,7 +158,7 @@ class Deliverer:
         for run in runs_of(messages):
             placed = _placed(run)
             if placed and placed[0].record.kind is DeliveryKind.UNMERGE:
-                placed = [Placed(one.offset, of_list) for one in placed for of_list in self._resolved(one.record)]
+                placed = self._resolved(placed)
             self._apply_run(placed, run[-1].offset)
 
     def fits_one_call(self, messages: Sequence[Received]) -> bool:
@@ -177,37 +181,45 @@ class Deliverer:
             total[name].add(answer)
         self._conclude(prepared.placed, total)
 
-    def _resolved(self, record: Delivery) -> list[Delivery]:
-        """An unmerge as one for each list, with the ids to remove, in whichever copy they are: resolved when it is
-        applied. Which of the entries that are there are the author's, by the database now."""
-        owners = record.targets.tolist()
-        keys = page_of_keys(record.targets.astype(np.uint64), redis_keys.HOME)
-        slots = slots_of(record.targets)
-
-        def open_removals(shard_map: ShardMap) -> dict[int, set[int]] | None:
-            asked = {
-                name: np.flatnonzero(shard_map.node_indexes(cluster)[slots] == index)
-                for cluster in shard_map.placement
-                for index, name in enumerate(shard_map.nodes_of(cluster))
-            }
-            pages = {name: [keys[places].tobytes()] for name, places in asked.items() if len(places)}
-            answers = self._call_nodes("open_removal", pages, shard_map)
-            if answers is None:
-                return None
-            found: dict[int, set[int]] = {owner: set() for owner in owners}
-            for name, answer in answers.items():
-                for place, entries in zip(asked[name].tolist(), answer, strict=True):
-                    found[owners[place]].update(map(int, entries))
-            return found
-
-        found = self._under_one_map(open_removals)
-        ids = set[int]().union(*found.values())
+    def _resolved(self, placed: Sequence[Placed]) -> list[Placed]:
+        """Unmerges with the ids to remove, in whichever copy they are: resolved when they are applied. Which of the
+        entries that are there are the author's, by the database now. Lists that lose the same share a record."""
+        owners = np.unique(np.concatenate([one.record.targets for one in placed]).astype(np.uint64))
+        found = self._under_one_map(partial(self._open_removals, owners))
+        ids = list(set[int]().union(*found.values()))
         with reading(self._engine) as connection:
-            gone = set(connection.execute(_OF_AUTHOR, {"author": record.subject, "ids": list(ids)}).scalars())
-        return [
-            one_chunk(record.kind, record.subject, 0, [owner], np.array(sorted(entries & gone), dtype=np.uint64))
-            for owner, entries in found.items()
-        ]
+            authors = [one.record.subject for one in placed]
+            rows = connection.execute(_OF_AUTHORS, {"authors": authors, "ids": ids}).all()
+        posted: dict[int, set[int]] = {author: set() for author in authors}
+        for row in rows:
+            posted[row.author_id].add(row.id)
+        resolved = []
+        for one in placed:
+            author, losing = one.record.subject, dict[tuple[int, ...], list[int]]()
+            for owner in one.record.targets.tolist():
+                losing.setdefault(tuple(sorted(found[owner] & posted[author])), []).append(owner)
+            for gone, of_lists in losing.items():
+                record = one_chunk(one.record.kind, author, 0, of_lists, np.array(gone, dtype=np.uint64))
+                resolved.append(Placed(one.offset, record))
+        return resolved
+
+    def _open_removals(self, owners: Ids, shard_map: ShardMap) -> dict[int, set[int]] | None:
+        """What each home timeline holds, in all copies together. None when the epoch was raised."""
+        keys, slots = page_of_keys(owners, redis_keys.HOME), slots_of(owners)
+        asked = {
+            name: np.flatnonzero(shard_map.node_indexes(cluster)[slots] == index)
+            for cluster in shard_map.placement
+            for index, name in enumerate(shard_map.nodes_of(cluster))
+        }
+        pages = {name: [keys[places].tobytes()] for name, places in asked.items() if len(places)}
+        answers = self._call_nodes("open_removal", pages, shard_map)
+        if answers is None:
+            return None
+        found: dict[int, set[int]] = {owner: set() for owner in owners.tolist()}
+        for name, answer in answers.items():
+            for owner, entries in zip(owners[asked[name]].tolist(), answer, strict=True):
+                found[owner].update(map(int, entries))
+        return found
 
     def _apply_run(self, placed: Sequence[Placed], last_offset: int) -> None:
         segments = segments_of(placed)

@@ -138,6 +138,45 @@ def test_an_unmerge_removes_what_the_database_says_is_the_authors(
     assert listed(stores, user) == in_every_copy([0, stays])
 
 
+def test_unmerges_of_several_authors_and_many_lists_take_out_what_is_each_ones_own(
+    stores: Stores, deliverer: Deliverer, log: Log, publisher: Publisher, make_users: MakeUsers
+) -> None:
+    one, other, *users = make_users(8)
+    publisher.follow_many([(user, author) for user in users for author in (one, other)])
+    of_one, of_other = ([publisher.post(NewTweet(author, f"{n}")).id for n in range(3)] for author in (one, other))
+    warm(stores, users)
+
+    deliverer.apply(
+        [log.message(DeliveryKind.UNMERGE, one, users[:4]), log.message(DeliveryKind.UNMERGE, other, users[2:])]
+    )
+
+    assert listed(stores, users[0]) == in_every_copy([0, *of_other])
+    assert listed(stores, users[2]) == in_every_copy([0])
+    assert listed(stores, users[5]) == in_every_copy([0, *of_one])
+
+
+def test_many_lists_merge_the_same_author_and_take_and_lose_the_same_celebrity(
+    stores: Stores, deliverer: Deliverer, log: Log, publisher: Publisher, make_users: MakeUsers
+) -> None:
+    author, *users = make_users(6)
+    tweets = [publisher.post(NewTweet(author, f"{n}")).id for n in range(3)]
+    warm(stores, users)
+    for user in users:
+        stores.timelines.fill_celebrities(user, list)
+
+    deliverer.apply(
+        [
+            log.message(DeliveryKind.MERGE, author, users, [0, *tweets]),
+            log.message(DeliveryKind.ADD_CELEBRITY, author, users),
+        ]
+    )
+    pages = [stores.timelines.page(Kind.HOME, user, None, 10) for user in users]
+    assert [(page.entries, page.celebrities) for page in pages] == [(tweets[::-1], [author])] * len(users)
+
+    deliverer.apply([log.message(DeliveryKind.REMOVE_CELEBRITY, author, users)])
+    assert [stores.timelines.page(Kind.HOME, user, None, 10).celebrities for user in users] == [[]] * len(users)
+
+
 def test_a_merge_brings_an_authors_tweets(
     stores: Stores, deliverer: Deliverer, log: Log, make_users: MakeUsers
 ) -> None:

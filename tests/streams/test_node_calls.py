@@ -10,7 +10,7 @@ from infra.events import DeliveryKind, one_chunk
 from infra.redis_keys import KEY_BYTES
 from infra.shard_map import CLUSTERS, make_shard_map
 from infra.slots import slot_of
-from streams.deliver import RUN_CHUNKS_MAX, RUN_TARGETS_MAX, Received, runs_of
+from streams.deliver import RUN_CHUNKS_MAX, RUN_TARGETS_MAX, UNMERGE_LISTS_MAX, Received, runs_of
 from streams.fan_out import MESSAGE_CHUNKS_MAX
 from streams.node_calls import PARTS_MAX, Placed, arguments_by_node, segments_of
 
@@ -104,16 +104,18 @@ def message(offset: int, kind: DeliveryKind, targets: int) -> Received:
     return Received(offset, [one_chunk(kind, 5, 5, np.arange(targets, dtype=">u8"))])
 
 
-def test_runs_are_bounded_and_an_unmerge_is_a_run_of_its_own() -> None:
+def test_runs_are_bounded_and_those_of_unmerges_hold_nothing_else() -> None:
     messages = [
         message(0, DeliveryKind.DELIVER, RUN_TARGETS_MAX),
         message(1, DeliveryKind.DELIVER, 1),
         message(2, DeliveryKind.RETRACT, 1),
         message(3, DeliveryKind.UNMERGE, 1),
-        message(4, DeliveryKind.DELIVER, 1),
+        message(4, DeliveryKind.UNMERGE, UNMERGE_LISTS_MAX - 1),
+        message(5, DeliveryKind.UNMERGE, 1),
+        message(6, DeliveryKind.DELIVER, 1),
     ]
 
-    assert [[one.offset for one in run] for run in runs_of(messages)] == [[0], [1, 2], [3], [4]]
+    assert [[one.offset for one in run] for run in runs_of(messages)] == [[0], [1, 2], [3, 4], [5], [6]]
 
 
 def test_a_runs_tweets_fit_into_two_bytes() -> None:
