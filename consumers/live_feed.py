@@ -26,6 +26,7 @@ TOLD_AT_ONCE_MAX = 5_000  # events that are handed to the event loop in one go, 
 TOLD_TO_ONE_MAX = 64  # of these to one stream: a quarter of its queue, so that a burst alone does not fill it
 MARK_EVERY_S = 15.0  # where a stream is, for its heartbeat
 APPLIED_EVERY_S = 0.25  # while somebody waits for a change of his follows to be in the copies
+AGAIN_S = 2.0  # when Kafka did not say
 CELEBRITIES_EVERY_S = 60.0  # what no record told of is known after so long
 IDLE_S = 10.0  # the thread goes on for so long when nobody listens
 JOIN_S = 2.0
@@ -204,6 +205,7 @@ class _Timed:
             self._refresh_some()
         except DependencyError as error:
             log.warning("streams wait for a server", error=str(error))
+            self._due_s["applied"] = time.monotonic() + AGAIN_S
         self._lag.look(messages)
 
     def _refresh_some(self) -> None:
