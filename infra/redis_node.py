@@ -3,6 +3,7 @@
 A call that timed out may still run later; whoever calls numbers its calls or holds a token.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -19,6 +20,8 @@ LIBRARIES = ("timelines.lua", "rate_limits.lua", "counts.lua")
 CALL_TIMEOUT_S = 5.0  # a bounded call takes under 0.1 s; a busy two-core machine can hold it back for a second
 CONNECT_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 64  # threads of one process that call one node at the same time
+IDLE_MAX = 16  # connections kept beside the pool, so that as many threads find theirs
+LOOK_AFTER_S = 1.0  # of idling: a connection in constant use tells by itself that the server has closed it
 
 # What a server says that is alive and will take the same call later.
 NOT_NOW = ("LOADING", "BUSY", "OOM", "MASTERDOWN", "READONLY", "Function not found", "ERR Function not found")
@@ -37,9 +40,10 @@ class RedisNode:
             socket_timeout=timeout_s,
             socket_connect_timeout=min(CONNECT_TIMEOUT_S, timeout_s),
             retry=Retry(NoBackoff(), 0),
-            max_connections=CONNECTIONS_MAX,
+            max_connections=CONNECTIONS_MAX + IDLE_MAX,
             protocol=2,
         )
+        self._idle: list[tuple[redis.Connection, float]] = []  # what `finish` gave back, and when; the latest is last
 
     def call(self, function: str, *arguments: Argument) -> Any:
         """Runs a writing Function of our libraries."""
@@ -50,31 +54,53 @@ class RedisNode:
 
         Several nodes work at the same time this way without a thread for each.
         """
-        with self._our_errors():
-            connection = self._client.connection_pool.get_connection()
+        try:
+            connection = self._connection()
             try:
-                packed = connection.pack_commands(commands)  # type: ignore[no-untyped-call]
+                if len(commands) == 1:
+                    packed = connection.pack_command(*commands[0])  # type: ignore[no-untyped-call]
+                else:
+                    packed = connection.pack_commands(commands)  # type: ignore[no-untyped-call]
                 connection.send_packed_command(packed)  # type: ignore[no-untyped-call]
             except BaseException:
                 self.drop(connection)
                 raise
+        except (redis.RedisError, OSError) as error:
+            raise self._ours(error) from error
         return Reply(self, connection, len(commands))
+
+    def _connection(self) -> redis.Connection:
+        """One that is free. The pool looks at a socket each time it gives a connection out, and counts it; that is a
+        quarter of what a short command costs, so those in constant use do not go through it."""
+        try:
+            connection, idle_since_s = self._idle.pop()
+        except IndexError:
+            return self._client.connection_pool.get_connection()
+        if time.monotonic() - idle_since_s < LOOK_AFTER_S:
+            return connection
+        self._client.connection_pool.release(connection)
+        return self._client.connection_pool.get_connection()
 
     def finish(self, connection: redis.Connection, count: int) -> list[Any]:
         """Reads the answers to what `start` sent, a refusal among them as the error it is, and gives the connection
         back; closed, unless they were read to their end: whoever is given it next would take the rest for his own."""
         answers: list[Any] = []
-        with self._our_errors():
-            try:
-                for _ in range(count):
-                    try:
-                        answers.append(connection.read_response())
-                    except redis.ResponseError as error:
-                        answers.append(self._refusal(error))
-            except BaseException:
-                self.drop(connection)
-                raise
-        self._client.connection_pool.release(connection)
+        try:
+            for _ in range(count):
+                try:
+                    answers.append(connection.read_response())
+                except redis.ResponseError as error:
+                    answers.append(self._refusal(error))
+        except (redis.RedisError, OSError) as error:
+            self.drop(connection)
+            raise self._ours(error) from error
+        except BaseException:
+            self.drop(connection)
+            raise
+        if len(self._idle) < IDLE_MAX:
+            self._idle.append((connection, time.monotonic()))
+        else:
+            self._client.connection_pool.release(connection)
         return answers
 
     def drop(self, connection: redis.Connection) -> None:
@@ -112,14 +138,15 @@ class RedisNode:
     def _our_errors(self) -> Iterator[None]:
         try:
             yield
-        except redis.ResponseError as error:
-            raise self._refusal(error) from error
-        except redis.DataError as error:  # never sent: no waiting would mend it
-            raise RedisRefused(f"Redis node {self.name} cannot be sent these arguments: {error}") from error
         except (redis.RedisError, OSError) as error:
-            raise RedisUnavailable(
-                f"Redis node {self.name} at {hide_secrets(self.url)} does not answer: {error}"
-            ) from error
+            raise self._ours(error) from error
+
+    def _ours(self, error: Exception) -> FanfoldError:
+        if isinstance(error, redis.ResponseError):
+            return self._refusal(error)
+        if isinstance(error, redis.DataError):  # never sent: no waiting would mend it
+            return RedisRefused(f"Redis node {self.name} cannot be sent these arguments: {error}")
+        return RedisUnavailable(f"Redis node {self.name} at {hide_secrets(self.url)} does not answer: {error}")
 
     def _refusal(self, error: redis.ResponseError) -> FanfoldError:
         text = str(error)

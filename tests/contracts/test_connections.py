@@ -1,11 +1,13 @@
-"""The pool of connections when the server ends them, as a restart does."""
+"""Connections that are kept for the next call, when the server ends them as a restart does."""
 
 import pytest
 import sqlalchemy as sa
 
-from infra import database
+from infra import database, redis_node
+from infra.composition import Stores
 from infra.database import reading
-from infra.errors import DatabaseUnavailable
+from infra.errors import DatabaseUnavailable, RedisUnavailable
+from infra.redis_node import IDLE_MAX, RedisNode
 
 
 def end_pooled_connections(engine: sa.Engine) -> None:
@@ -37,3 +39,37 @@ def test_one_in_constant_use_fails_once_and_is_replaced(engine: sa.Engine, monke
     with pytest.raises(DatabaseUnavailable):
         look(engine)
     assert look(engine) == 1
+
+
+@pytest.fixture
+def node(stores: Stores) -> RedisNode:
+    """A client that has kept a connection which its server has ended."""
+    node = stores.clusters.node("a1")
+    [mine] = node.start([("CLIENT", "ID")]).get()
+    assert node.command("CLIENT", "KILL", "ID", mine) == 1
+    return node
+
+
+def test_a_connection_to_a_node_that_idled_and_was_ended_is_replaced_unseen(
+    node: RedisNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_node, "LOOK_AFTER_S", 0.0)
+    assert node.start([("ECHO", "hello")]).get() == [b"hello"]
+
+
+def test_a_connection_to_a_node_in_constant_use_fails_once_and_is_replaced(
+    node: RedisNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_node, "LOOK_AFTER_S", 3_600.0)
+    with pytest.raises(RedisUnavailable):
+        node.start([("ECHO", "hello")]).get()
+    assert node.start([("ECHO", "hello")]).get() == [b"hello"]
+
+
+def test_many_calls_at_once_leave_a_bounded_number_of_connections_aside(stores: Stores) -> None:
+    node = stores.clusters.node("a1")
+    replies = [node.start([("ECHO", f"{number}")]) for number in range(2 * IDLE_MAX)]
+
+    assert [reply.get() for reply in replies] == [[f"{number}".encode()] for number in range(2 * IDLE_MAX)]
+
+    assert len(node._client.connection_pool._in_use_connections) == IDLE_MAX

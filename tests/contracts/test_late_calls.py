@@ -156,10 +156,11 @@ def answer_late(stores: Stores, wait_ms: int) -> list[str]:
 def check_pools(clusters: RedisClusters, names: Sequence[str]) -> None:
     """Each pool has all its connections, and the next caller reads the answer to his own question."""
     for name in names:
-        pool = clusters.node(name)._client.connection_pool
-        assert not pool._in_use_connections
+        node = clusters.node(name)
+        assert node._client.connection_pool._in_use_connections == {connection for connection, _ in node._idle}
         for question in ("one", "two"):
-            assert clusters.node(name).command("ECHO", f"{name} {question}") == f"{name} {question}".encode()
+            assert node.command("ECHO", f"{name} {question}") == f"{name} {question}".encode()
+            assert node.start([("ECHO", f"{question} {name}")]).get() == [f"{question} {name}".encode()]
 
 
 @pytest.mark.parametrize("replies_read", [0, 1, 2])
@@ -199,6 +200,7 @@ def test_an_interruption_between_calls_leaves_no_unread_reply_for_the_next_calle
     monkeypatch.setattr(RedisNode, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         clusters.call_at_once("install_epoch", dict.fromkeys(names, ("1",)))
+    monkeypatch.setattr(RedisNode, "start", start)
 
     check_pools(clusters, names)
 
