@@ -26,6 +26,8 @@ Held = dict[str, list[int]]  # cluster → the users whose timelines hold our to
 Take = Callable[[Sequence[int], int], Held]  # users and a token
 
 # Newest first up to one more than the length: the extra one, when there is one, is the floor.
+# First a few of each author's newest tweets, twice as many in all as the timeline holds: nothing below the last of them
+# that fits can be in it. So only an author who has all of his few above that is looked at again.
 _HOME_SNAPSHOT = sa.text(
     """
     SELECT reader.id,
@@ -33,13 +35,33 @@ _HOME_SNAPSHOT = sa.text(
            coalesce(string_agg(entry.id::text, ' ' ORDER BY entry.id) FILTER (WHERE entry.place <= :length), '')
     FROM unnest(CAST(:users AS bigint[])) AS reader (id)
     LEFT JOIN LATERAL (
+        WITH followed AS MATERIALIZED (
+            SELECT author_id FROM follows
+            WHERE follower_id = reader.id AND author_id NOT IN (SELECT id FROM users WHERE status = 'pull')
+        ), depth AS MATERIALIZED (
+            SELECT 1 + 2 * :length / greatest(count(*), 1) AS tweets FROM followed
+        ), few AS MATERIALIZED (
+            SELECT followed.author_id, tweet.id
+            FROM followed CROSS JOIN LATERAL (
+                SELECT id FROM live_tweets WHERE author_id = followed.author_id
+                ORDER BY id DESC LIMIT (SELECT tweets FROM depth)
+            ) AS tweet
+        ), lowest AS MATERIALIZED (
+            SELECT coalesce((SELECT id FROM few ORDER BY id DESC OFFSET :length LIMIT 1), 0) AS id
+        ), deeper AS (
+            SELECT author_id, min(id) AS below FROM few GROUP BY author_id
+            HAVING count(*) = (SELECT tweets FROM depth) AND min(id) > (SELECT id FROM lowest)
+        )
         SELECT tweet.id, row_number() OVER (ORDER BY tweet.id DESC) AS place
-        FROM follows
-        JOIN users AS author ON author.id = follows.author_id AND author.status <> 'pull'
-        CROSS JOIN LATERAL (
-            SELECT id FROM live_tweets WHERE author_id = follows.author_id ORDER BY id DESC LIMIT :length + 1
+        FROM (
+            SELECT id FROM few WHERE id >= (SELECT id FROM lowest)
+            UNION ALL
+            SELECT more.id FROM deeper CROSS JOIN LATERAL (
+                SELECT id FROM live_tweets
+                WHERE author_id = deeper.author_id AND id < deeper.below AND id >= (SELECT id FROM lowest)
+                ORDER BY id DESC LIMIT :length
+            ) AS more
         ) AS tweet
-        WHERE follows.follower_id = reader.id
         ORDER BY tweet.id DESC
         LIMIT :length + 1
     ) AS entry ON true
