@@ -8,10 +8,11 @@ from starlette.datastructures import URL
 
 from consumers.read_timeline import Page, State, TimelineReader
 from consumers.read_tweet import read_tweet
+from consumers.timeline_answers import TimelineAnswer, timeline_answer
 from infra import social
 from infra.composition import Stores
 from infra.http_access import Reading
-from infra.http_answers import TWEET_EXAMPLE, USER_EXAMPLE, TweetAnswer, UserAnswer, id_text, tweet_answer, user_answer
+from infra.http_answers import USER_EXAMPLE, TweetAnswer, UserAnswer, id_text, tweet_answer, user_answer
 from infra.http_document import PUBLIC
 from infra.http_input import CursorId, Id, OpenStores
 from infra.http_problems import RETRY_AFTER_S, documented
@@ -23,18 +24,6 @@ CURSOR_PARAMETERS = ("max_id", "since_id", "min_id")
 
 UserId = Annotated[Id, Path(alias="id", description="A user's id.")]
 TweetId = Annotated[Id, Path(alias="id", description="A tweet's id.")]
-
-
-class TimelineAnswer(BaseModel):
-    """A page of a timeline, newest first. `next_max_id` is null when there is nothing older."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"tweets": [TWEET_EXAMPLE], "next_max_id": None, "state": "complete"}]}
-    )
-
-    tweets: list[TweetAnswer]
-    next_max_id: str | None
-    state: State
 
 
 class UsersAnswer(BaseModel):
@@ -68,7 +57,7 @@ _PAGES = documented(404) | {200: {"headers": _LINK}}
 _TIMELINES = _PAGES | {
     206: {
         "model": TimelineAnswer,
-        "description": "Read without the whole timeline, which is being rebuilt; `state` says so",
+        "description": "Read from the database while a part of the timeline is being rebuilt; `state` says so",
         "headers": _LINK | {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}},
     }
 }
@@ -136,12 +125,10 @@ def _users_answer(page: social.UserPage, request: Request, response: Response) -
 
 def _timeline_answer(page: Page, stores: Stores, request: Request, response: Response) -> TimelineAnswer:
     _link(request, response, page.tweets[0].id if page.tweets else None, page.next_max_id)
-    if page.state is not State.COMPLETE:
+    if page.state is State.REBUILDING:
         response.status_code = 206
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    counts = stores.counts.read([one.id for one in page.tweets])
-    tweets = [tweet_answer(one, counts[one.id]) for one in page.tweets]
-    return TimelineAnswer(tweets=tweets, next_max_id=id_text(page.next_max_id), state=page.state)
+    return timeline_answer(page, stores.counts.read([one.id for one in page.tweets]))
 
 
 def _link(request: Request, response: Response, first_id: int | None, next_max_id: int | None) -> None:

@@ -1,15 +1,13 @@
 """Commands of the consumers: reading timelines, and the audit."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from consumers.read_timeline import Page, TimelineReader
+from consumers.read_timeline import TimelineReader
+from consumers.timeline_answers import timeline_answer
 from infra.cli import JsonFlag, UserId, parse_id, print_json, settings_of
 from infra.composition import stores
-from infra.counts import TweetCounts
-from infra.http_answers import id_text, tweet_answer
 from infra.paging import Cursor
 
 
@@ -28,20 +26,13 @@ def timeline(
         page = reader.user(user, cursor) if own else reader.home(user, cursor)
         counts = opened.counts.read([tweet.id for tweet in page.tweets]) if as_json else {}
     if as_json:
-        print_json(as_object(page, counts))
+        print_json(timeline_answer(page, counts).model_dump(mode="json"))
         return
     for tweet in page.tweets:
-        typer.echo(f"{tweet.created_at:%Y-%m-%d %H:%M}  user {tweet.author_id:<12} {tweet.text}")
+        by = ", ".join(map(str, page.retweeted_by.get(tweet.id, ())))
+        retweeted = f"  (retweeted by {by})" if by else ""
+        typer.echo(f"{tweet.created_at:%Y-%m-%d %H:%M}  user {tweet.author_id:<12} {tweet.text}{retweeted}")
     if not page.tweets:
         typer.echo("(no tweets)")
     if page.next_max_id is not None:
         typer.echo(f"older: --max-id {page.next_max_id}")
-
-
-def as_object(page: Page, counts: Mapping[int, TweetCounts]) -> dict[str, Any]:
-    """A page as JSON shows it, the same as over HTTP."""
-    return {
-        "tweets": [tweet_answer(tweet, counts[tweet.id]).model_dump(mode="json") for tweet in page.tweets],
-        "next_max_id": id_text(page.next_max_id),
-        "state": page.state.value,
-    }

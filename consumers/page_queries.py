@@ -1,9 +1,10 @@
-"""The reader's questions to the database: below the floor, during a rebuild, and who is a celebrity."""
+"""The reader's questions to the database: ids of a page below the floor or during a rebuild, and who is a celebrity."""
 
 import sqlalchemy as sa
 
 from infra.database import reading
 from infra.ids import ID_MAX
+from infra.timeline_windows import Span
 from infra.timelines import Kind
 
 # The authors of a home page: the followed ones, celebrities too, and the reader himself.
@@ -12,37 +13,48 @@ _AUTHORS = {
     Kind.USER: "SELECT CAST(:user AS bigint) AS author_id",
 }
 
-_PAGE = """
-    SELECT tweet.id FROM ({authors}) AS author
+# First the nearest tweet of each author: a page of n comes from the n authors whose nearest tweets are nearest, and no
+# tweet of it is further than the furthest of these. So one row is read of most authors.
+_IDS = """
+    WITH nearest AS MATERIALIZED (
+        SELECT author.author_id, tweet.id FROM ({authors}) AS author
+        CROSS JOIN LATERAL (
+            SELECT id FROM live_tweets
+            WHERE author_id = author.author_id AND id {beyond} CAST(:cursor AS bigint)
+            ORDER BY id {order} LIMIT 1
+        ) AS tweet
+        ORDER BY tweet.id {order} LIMIT :count
+    )
+    SELECT tweet.id FROM nearest
     CROSS JOIN LATERAL (
         SELECT id FROM live_tweets
-        WHERE author_id = author.author_id AND id < :below AND id > :above
-        ORDER BY id {order} LIMIT :wanted
+        WHERE author_id = nearest.author_id AND id {beyond} CAST(:cursor AS bigint)
+          AND id {within} (SELECT CASE WHEN count(*) < :count THEN {furthest} ELSE {last}(id) END FROM nearest)
+        ORDER BY id {order} LIMIT :count
     ) AS tweet
-    ORDER BY tweet.id {order} LIMIT :wanted
+    ORDER BY tweet.id {order} LIMIT :count
 """
 
-_BELOW = {kind: sa.text(_PAGE.format(authors=authors, order="DESC")) for kind, authors in _AUTHORS.items()}
-_ABOVE = {kind: sa.text(_PAGE.format(authors=authors, order="ASC")) for kind, authors in _AUTHORS.items()}
+_DOWN = {"order": "DESC", "beyond": "<", "within": ">=", "last": "min", "furthest": 0}
+_UP = {"order": "ASC", "beyond": ">=", "within": "<=", "last": "max", "furthest": ID_MAX}
+_BELOW = {kind: sa.text(_IDS.format(authors=authors, **_DOWN)) for kind, authors in _AUTHORS.items()}
+_FROM = {kind: sa.text(_IDS.format(authors=authors, **_UP)) for kind, authors in _AUTHORS.items()}
 
 _CELEBRITIES = sa.text(
     "SELECT author_id FROM follows JOIN users ON users.id = author_id AND status IN ('both', 'pull') "
     "WHERE follower_id = :user"
 )
 
+_USER = sa.text("SELECT 1 FROM users WHERE id = :id AND deleted_at IS NULL")
 
-def below(engine: sa.Engine, kind: Kind, user_id: int, max_id: int | None, wanted: int) -> list[int]:
-    """Up to `wanted` live tweet ids below `max_id`, newest first."""
-    limits = {"user": user_id, "below": ID_MAX if max_id is None else max_id, "above": 0, "wanted": wanted}
+
+def ids_of(engine: sa.Engine, kind: Kind, user_id: int, span: Span) -> list[int]:
+    """The live tweet ids of a span, the nearest to its cursor first."""
+    query = _FROM[kind] if span.upwards else _BELOW[kind]
+    cursor = ID_MAX if span.cursor is None else min(span.cursor, ID_MAX)
     with reading(engine) as connection:
-        return list(connection.execute(_BELOW[kind], limits).scalars())
-
-
-def above(engine: sa.Engine, kind: Kind, user_id: int, min_id: int, max_id: int | None, wanted: int) -> list[int]:
-    """Up to `wanted` live tweet ids above `min_id` and below `max_id`, oldest first."""
-    limits = {"user": user_id, "below": ID_MAX if max_id is None else max_id, "above": min_id, "wanted": wanted}
-    with reading(engine) as connection:
-        return list(connection.execute(_ABOVE[kind], limits).scalars())
+        limits = {"user": user_id, "cursor": cursor, "count": span.count}
+        return list(connection.execute(query, limits).scalars())
 
 
 def celebrities(engine: sa.Engine, user_id: int) -> list[int]:
@@ -55,6 +67,3 @@ def user_exists(engine: sa.Engine, user_id: int) -> bool:
     """Whether there is such a user."""
     with reading(engine) as connection:
         return bool(connection.execute(_USER, {"id": user_id}).scalar())
-
-
-_USER = sa.text("SELECT 1 FROM users WHERE id = :id AND deleted_at IS NULL")

@@ -6,7 +6,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 USER_EXAMPLE: JsonValue = {"id": "1007", "handle": "ada"}
-TWEET_EXAMPLE: JsonValue = {
+TWEET_EXAMPLE: dict[str, JsonValue] = {
     "id": "3799912185593856000",
     "author_id": "1007",
     "text": "Hello",

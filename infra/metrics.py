@@ -183,10 +183,10 @@ MISSES = _counter(
 PAGES = _counter(
     "fanfold_pages_total",
     "looks",
-    "Looks for the ids of a page, by where they came from: the copies, the database below the floor of the copies, or "
-    "the database because a timeline was being rebuilt",
+    "Looks for the ids of a page, by where they came from: the copies; the database below the floor of the copies, "
+    "because a timeline was being rebuilt, or because the reader follows more celebrities than a page merges",
     kind=("home", "user"),
-    source=("memory", "below_floor", "rebuilding"),
+    source=("memory", "below_floor", "rebuilding", "many_celebrities"),
 )
 REBUILDS = _counter(
     "fanfold_rebuilds_total",

@@ -3,9 +3,11 @@
 Routing by slot happens here and in timelines.py only. Next: timelines.py.
 """
 
+import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import permutations
 from typing import Any, TypeVar
 
 from infra.errors import RedisUnavailable
@@ -15,6 +17,8 @@ from infra.slots import slot_of
 from infra.zookeeper import Watched
 
 CALLS_AT_ONCE_MAX = 24  # threads: eight rebuilds or batches of an audit, on three clusters each
+
+_ORDERS = tuple(permutations(CLUSTERS))
 
 R = TypeVar("R")
 K = TypeVar("K")
@@ -101,6 +105,11 @@ class RedisClusters:
         self._threads.shutdown(wait=True, cancel_futures=True)
         for node in self._nodes.values():
             node.close()
+
+
+def in_any_order() -> tuple[str, ...]:
+    """The clusters in a random order, so that readers spread: any copy will do, and the others when it will not."""
+    return random.choice(_ORDERS)  # noqa: S311 - nothing secret
 
 
 def _outcome(call: Callable[[T], R], subject: T) -> R | Exception:

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.hash_ring import place_slots
-from infra.slots import SLOTS
+from infra.slots import SLOTS, slot_of
 
 CLUSTERS = ("a", "b", "c")
 
@@ -36,6 +36,14 @@ class ShardMap:
     def node_indexes(self, cluster: str) -> npt.NDArray[np.int64]:
         """For each slot the index of its node in `nodes_of(cluster)`."""
         return self._indexes[cluster]
+
+    def by_node(self, cluster: str, ids: Iterable[int]) -> dict[str, list[int]]:
+        """The ids that each node of a cluster holds, in their order. For few ids: `node_indexes` routes arrays."""
+        placement = self.placement[cluster]
+        parts: dict[str, list[int]] = {}
+        for one in ids:
+            parts.setdefault(placement[slot_of(one)], []).append(one)
+        return parts
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Timelines in the three clusters: pages for readers, tokens and merges for rebuilds. Hides keys and routing.
+"""Timelines in the three clusters: tokens and merges for rebuilds, time to live. Hides keys and routing.
 
-A timeline is a Redis list behind a head; see lua/timelines.lua. The deliver agent's own call is in
-streams/node_calls.py. Next: rebuild.py.
+A timeline is a Redis list behind a head; see lua/timelines.lua. Readers look through timeline_windows.py; the deliver
+agent's own call is in streams/node_calls.py. Next: rebuild.py.
 """
 
 import random
@@ -41,18 +41,6 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class TimelinePage:
-    """What one copy holds. `entries` are ids, newest first. `floor` is None when the timeline is absent or under a
-    token; above it the copy holds everything. `celebrities` is None when unknown."""
-
-    floor: int | None
-    rebuilding: bool
-    time_left_s: int
-    entries: list[int]
-    celebrities: list[int] | None
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One user's timeline as the database has it: ids ascending, separated by spaces; complete above the floor."""
 
@@ -72,31 +60,6 @@ class Timelines:
     def live(self) -> LiveSettings:
         """The live settings in force."""
         return self._live.value()
-
-    def page(self, kind: Kind, user_id: int, cursor: int | None, wanted: int) -> TimelinePage:
-        """A page from any copy: the first that holds the timeline, else an absent one.
-
-        Raises `RedisUnavailable` when no copy answers.
-        """
-        arguments: list[bytes | int | str] = [kind.key(user_id), "" if cursor is None else cursor, wanted]
-        if kind is Kind.HOME:
-            arguments.append(redis_keys.celebrities(user_id))
-        found: TimelinePage | None = None
-        failure: RedisUnavailable | None = None
-        for cluster in random.sample(CLUSTERS, len(CLUSTERS)):
-            try:
-                answer = self.clusters.node_for(cluster, user_id).look("page", *arguments)
-            except RedisUnavailable as error:
-                failure = error
-                continue
-            page = _decode_page(answer, kind)
-            if page.floor is not None:
-                return page
-            if found is None or page.rebuilding:
-                found = page
-        if found is None:
-            raise failure or RedisUnavailable("no Redis cluster is known")
-        return found
 
     def put_tokens(self, cluster: str, kind: Kind, users: Sequence[int], token: int, mode: str) -> dict[int, str]:
         """Puts a token on timelines of one cluster: T taken, P present, B busy, U the node cannot be written."""
@@ -140,6 +103,17 @@ class Timelines:
         epoch, ttl_s = self.clusters.shard_map.epoch, self.live.timeline_ttl_s
         self.clusters.on_each_cluster(user_id, lambda node: node.call("renew", epoch, ttl_s, keys))
 
+    def renew_user_timelines(self, authors: Sequence[int]) -> None:
+        """The same for user timelines alone: their readers say nothing about their authors being active."""
+        epoch, ttl_s = self.clusters.shard_map.epoch, self.live.timeline_ttl_s
+
+        def call(node: RedisNode, part: list[int]) -> dict[int, None]:
+            node.call("renew", epoch, ttl_s, _page(Kind.USER, part))
+            return {}
+
+        for cluster in CLUSTERS:
+            self._by_node(cluster, authors, call, None)
+
     def fill_celebrities(self, user_id: int, read: Callable[[], Iterable[int]]) -> None:
         """Fills a user's set of followed celebrities in every copy that lacks it: token, fresh read, fill if mine."""
         token, epoch = new_token(), self.clusters.shard_map.epoch
@@ -179,18 +153,3 @@ def new_token() -> int:
 
 def _page(kind: Kind, users: Sequence[int]) -> bytes:
     return redis_keys.page_of_keys(np.array(users, dtype=np.uint64), kind.prefix).tobytes()
-
-
-def _decode_page(answer: list[Any], kind: Kind) -> TimelinePage:
-    head, time_left_s, entries, members = answer
-    celebrities = None
-    if kind is Kind.HOME and b"0" in members:
-        celebrities = [int(member) for member in members if member != b"0"]
-    present = head != b"" and not head.startswith(b"-")
-    return TimelinePage(
-        floor=int(head) if present else None,
-        rebuilding=head.startswith(b"-"),
-        time_left_s=time_left_s,
-        entries=[int(entry) for entry in entries] if present else [],
-        celebrities=celebrities,
-    )

@@ -497,21 +497,64 @@ end
 
 -- Reading -------------------------------------------------------------------------------------------------------------
 
--- page: key of a list, cursor ("" or an id: only older entries), number of entries; optionally the key of a set.
--- Returns head ("" when absent), time left in seconds, entries descending, and the set's members.
-local function page(_, args)
-  local key, cursor, wanted = args[1], args[2], tonumber(args[3])
-  local celebrities = args[4] and redis.call('SMEMBERS', args[4]) or {}
-  local head = redis.pcall('LINDEX', key, 0)
-  if type(head) ~= 'string' or not string.find(head, '^%-?%d+$') then return { '', 0, {}, celebrities } end
-  local list = redis.call('LRANGE', key, cursor == '' and -wanted or 1, -1)
-  if cursor == '' and list[1] == head then table.remove(list, 1) end
-  local entries, at = {}, #list
-  while at > 0 and #entries < wanted do
-    if cursor == '' or list[at] < cursor then entries[#entries + 1] = list[at] end
-    at = at - 1
+-- The place of the first entry that is not older than an id; the list's size when there is none.
+local function place_of(key, id, size)
+  local low, high = 1, size
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if redis.call('LINDEX', key, middle) < id then low = middle + 1 else high = middle end
   end
-  return { head, redis.call('TTL', key), entries, celebrities }
+  return low
+end
+
+-- What a page needs of a list, as text: the head, then the entries beside the cursor and not beyond `bound`, ascending.
+-- The head alone under a token; "" when the list is absent.
+local function part_of(key, cursor, wanted, upwards, bound)
+  local head = redis.pcall('LINDEX', key, 0)
+  if type(head) ~= 'string' or not string.find(head, '^%-?%d+$') then return '' end
+  if is_token(head) then return head end
+  local list, first = {}, 1
+  if cursor == '' then
+    list = redis.call('LRANGE', key, -wanted, -1)
+    if list[1] == head then first = 2 end
+  else
+    local place = place_of(key, cursor, redis.call('LLEN', key))
+    local from, to = math.max(place - wanted, 1), place - 1
+    if upwards then from, to = place, place + wanted - 1 end
+    if from <= to then list = redis.call('LRANGE', key, from, to) end
+  end
+  local last = #list
+  if bound ~= '' and upwards then
+    while last > 0 and list[last] > bound do last = last - 1 end
+  elseif bound ~= '' then
+    while first <= last and list[first] < bound do first = first + 1 end
+  end
+  return head .. ' ' .. table.concat(list, ' ', first, last)
+end
+
+-- page: cursor ("" or 19 digits), number of entries, "down" (below the cursor, or the newest) or "up" (from the cursor
+-- on), the id beyond which entries are not needed ("" or 19 digits), page of keys of lists; optionally the key of a set
+-- and the number of members that are read at most.
+-- Returns for each list the seconds it has left and its part; then the set's size and its members, separated by spaces
+-- (only the sentinel when there are more).
+local function page(_, args)
+  local cursor, wanted, upwards, answer = args[1], tonumber(args[2]), args[3] == 'up', {}
+  for key in keys_of(args[5]) do
+    local part = part_of(key, cursor, wanted, upwards, args[4])
+    answer[#answer + 1] = part == '' and 0 or redis.call('TTL', key)
+    answer[#answer + 1] = part
+  end
+  local set = args[6]
+  if set then
+    local size = redis.call('SCARD', set)
+    answer[#answer + 1] = size
+    if size <= tonumber(args[7]) + 1 then
+      answer[#answer + 1] = table.concat(redis.call('SMEMBERS', set), ' ')
+    else
+      answer[#answer + 1] = redis.call('SISMEMBER', set, SENTINEL) == 1 and SENTINEL or ''
+    end
+  end
+  return answer
 end
 
 -- dump: page of keys. Returns each whole list with its head, ascending.

@@ -17,6 +17,7 @@ from infra.live_settings import set_live_settings
 from infra.paging import Cursor
 from infra.shard_map import CLUSTERS
 from infra.status import Status
+from infra.timeline_windows import Span, look_home
 from infra.timelines import Kind
 from infra.topics import DELIVERIES
 from producers.publish import NewTweet, Publisher, need_all
@@ -163,8 +164,8 @@ def test_on_arrival_home_timelines_hold_him_or_the_sets_do(
 
     listed = [] if arrived is Status.PULL else tweets
     for one in readers:
-        page = stores.timelines.page(Kind.HOME, one, None, 10)
-        assert page.celebrities == ([star] if arrived is Status.PULL else [])
+        look = look_home(stores.clusters, one, Span(None, 10))
+        assert look.celebrities == ([star] if arrived is Status.PULL else [])
         for cluster in CLUSTERS:
             assert list(map(int, stores.timelines.dump(cluster, Kind.HOME, [one])[one]))[1:] == listed
 

@@ -379,7 +379,7 @@ def test_what_cannot_be_a_timeline_is_removed_and_stops_nobody(
     node: Node, foreign: tuple[str | bytes | int, ...], touch: Callable[[Node], object]
 ) -> None:
     node.redis.command(*foreign)
-    assert node.redis.look("page", HOME, "", 20) == [b"", 0, [], []]
+    assert node.redis.look("page", "", 20, "down", "", HOME) == [0, b""]
 
     touch(node)
 
@@ -489,24 +489,65 @@ def test_a_node_without_an_incarnation_refuses_every_write(node: Node) -> None:
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("cursor", "wanted", "expected"),
-    [("", 2, [4, 3]), ("", 9, [4, 3, 2, 1]), (tweet(3), 9, [2, 1]), (tweet(3), 1, [2]), (tweet(1), 9, [])],
-)
-def test_a_page_is_newest_first_and_never_shows_the_head(
-    node: Node, cursor: int | str, wanted: int, expected: list[int]
-) -> None:
-    node.make(HOME, [1, 2, 3, 4])
-
-    head, time_left_s, entries, _ = node.redis.look("page", HOME, cursor, wanted)
-
-    assert head == b"0"
+def part_of(node: Node, cursor: int | str, wanted: int, direction: str, bound: int | str = "") -> list[int]:
+    """Head and entries of one list's part, as the numbers they were made of."""
+    time_left_s, part = node.redis.look("page", cursor, wanted, direction, bound, HOME)
     assert 0 < time_left_s <= 1000
-    assert [int(entry) - BASE for entry in entries] == expected
+    head, *entries = map(int, part.split())
+    return [head - BASE if head > BASE else head, *(entry - BASE for entry in entries)]
+
+
+@pytest.mark.parametrize("floor", [0, 1])
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 40])
+def test_a_page_has_the_head_and_the_entries_beside_its_cursor(node: Node, size: int, floor: int) -> None:
+    """Even numbers are there; each of them, and each odd one between two, is a cursor."""
+    numbers = list(range(2, 2 * size + 2, 2))
+    node.make(HOME, numbers, floor)
+
+    for wanted in (1, 3, 100):
+        assert part_of(node, "", wanted, "down") == [floor, *numbers[-wanted:]]
+        for cursor in range(1, 2 * size + 4):
+            below = [number for number in numbers if number < cursor]
+            on = [number for number in numbers if number >= cursor]
+            assert part_of(node, tweet(cursor), wanted, "down") == [floor, *below[-wanted:]]
+            assert part_of(node, tweet(cursor), wanted, "up") == [floor, *on[:wanted]]
+
+
+@pytest.mark.parametrize("bound", range(1, 10))
+def test_a_page_leaves_out_what_is_beyond_its_bound(node: Node, bound: int) -> None:
+    node.make(HOME, [2, 4, 6, 8])
+    near = [number for number in (2, 4, 6, 8) if number >= bound]
+
+    assert part_of(node, "", 9, "down", tweet(bound)) == [0, *near]
+    assert part_of(node, "", 3, "down", tweet(bound)) == [0, *near[-3:]]
+    assert part_of(node, tweet(7), 9, "down", tweet(bound)) == [0, *(number for number in near if number < 7)]
+    assert part_of(node, tweet(3), 9, "up", tweet(bound)) == [0, *(one for one in (4, 6, 8) if one <= bound)]
+
+
+def test_a_page_has_several_lists_and_a_set(node: Node) -> None:
+    node.make(HOME, [1, 3])
+    other, absent, rebuilding = (redis_keys.user_timeline(user_id) for user_id in (1, 2, 3))
+    node.make(other, [2], floor=1)
+    node.redis.call("put_token", 1, 5, "claim", rebuilding)
+    node.redis.call("open_celebrities", 1, 5, SET)
+    node.redis.call("fill_celebrities", 1, 5, SET, 1000, "10 20")
+
+    page = node.redis.look("page", "", 9, "down", "", HOME + other + absent + rebuilding, SET, 2)
+
+    assert page[1:8:2] == [b"0 %d %d" % (tweet(1), tweet(3)), b"%d %d" % (tweet(1), tweet(2)), b"", b"-5"]
+    assert (page[4], page[8], set(page[9].split())) == (0, 3, {b"0", b"10", b"20"})
+
+
+@pytest.mark.parametrize(("known", "expected"), [(True, b"0"), (False, b"")])
+def test_of_a_set_that_is_too_large_a_page_has_only_its_size(node: Node, known: bool, expected: bytes) -> None:
+    node.redis.command("SADD", SET, "0" if known else "-5", 10, 20, 30)
+
+    assert node.redis.look("page", "", 9, "down", "", HOME, SET, 2)[2:] == [4, expected]
 
 
 def test_a_page_says_when_the_timeline_is_absent(node: Node) -> None:
-    assert node.redis.look("page", HOME, "", 20) == [b"", 0, [], []]
+    assert node.redis.look("page", "", 20, "down", "", HOME) == [0, b""]
+    assert node.redis.look("page", "", 20, "down", "", HOME, SET, 2) == [0, b"", 0, b""]
 
 
 def test_an_800_entry_timeline_takes_at_most_9_kb(node: Node) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from consumers import read_timeline
+from consumers import timeline_source
 from infra.composition import Stores
 from infra.counts import Counts
 from infra.database import make_engine
@@ -242,7 +242,7 @@ def test_timelines_are_paged_in_both_directions(client: Client, make_users: Make
 def test_a_timeline_that_another_process_rebuilds_is_a_page_that_says_so(
     client: Client, stores: Stores, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_timeline, "BUSY_WAIT_S", 0)
+    monkeypatch.setattr(timeline_source, "BUSY_WAIT_S", 0)
     user_id = make_users(1)[0]
     tweet_id = post(client, user_id)
     for cluster in CLUSTERS:

@@ -15,6 +15,7 @@ from infra.errors import InvalidInput, NotFound
 from infra.live_settings import set_live_settings
 from infra.paging import LIMIT_MAX, Cursor
 from infra.shard_map import CLUSTERS
+from infra.timeline_windows import Span, look_home
 from infra.timelines import Kind
 from infra.tweet_bodies import Body
 from producers.publish import NewTweet, Publisher, need_all
@@ -84,8 +85,8 @@ def test_a_celebritys_tweets_are_merged_in(
         connection.execute(sa.text("UPDATE users SET status = 'pull' WHERE id = :id"), {"id": author})
 
     assert ids(reader.home(user, Cursor()).tweets) == tweets
-    assert stores.timelines.page(Kind.HOME, user, None, 9).entries == []
-    assert stores.timelines.page(Kind.HOME, user, None, 9).celebrities == [author]
+    look = look_home(stores.clusters, user, Span(None, 9))
+    assert (look.home.ids, look.celebrities) == ([], [author])
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 10, 11])
@@ -108,7 +109,7 @@ def test_below_the_floor_the_database_takes_over_without_a_seam(
 
     seen = walk(reader, user, LIMIT_MAX)
 
-    assert stores.timelines.page(Kind.HOME, user, None, 9).floor == tweets[49].id
+    assert look_home(stores.clusters, user, Span(None, 9)).home.floor == tweets[49].id
     assert seen == sorted([tweet.id for tweet in [*tweets, *own]], reverse=True)
 
 
@@ -168,7 +169,8 @@ def test_a_body_is_not_put_back_on_a_node_that_lost_its_tombstone(
 
     assert stores.bodies._fill([stale]) == {}
 
-    assert all(stores.bodies._cached_in(cluster, [tweet.id]) == {tweet.id: b""} for cluster in CLUSTERS)
+    for cluster in CLUSTERS:
+        assert stores.clusters.node_for(cluster, tweet.id).command("GET", redis_keys.body(tweet.id)) == b""
 
 
 def test_since_id_and_min_id_page_as_in_mastodon(
@@ -205,7 +207,7 @@ def test_while_another_process_rebuilds_the_page_comes_from_the_database(
 ) -> None:
     user, author = pair
     tweets = post(publisher, author, 3)
-    monkeypatch.setattr("consumers.read_timeline.BUSY_WAIT_S", 0.05)
+    monkeypatch.setattr("consumers.timeline_source.BUSY_WAIT_S", 0.05)
     stores.timelines.put_tokens("a", Kind.HOME, [user], 5, "claim")
 
     page = reader.home(user, Cursor())
