@@ -42,8 +42,9 @@ docs: setup ## Make docs/metrics.md and docs/asyncapi.yaml anew from the code
 	$(RUN)/python -m infra.metrics_table
 	$(RUN)/python -m infra.asyncapi
 
-bench: setup ## Measure deliveries a second beside the limits of the same run (about 10 minutes)
+bench: setup ## Measure deliveries and reads a second beside the limits of the same run (about 15 minutes)
 	$(RUN)/fanfold bench deliveries --json
+	$(RUN)/fanfold bench read --json
 
 lock: $(STAMP) ## Make the lock files anew from pyproject.toml and infra/stack/jgo.toml
 	$(RUN)/python -m infra.lock

@@ -139,6 +139,39 @@ def publish(
 
 
 @group.command()
+def read(
+    context: typer.Context,
+    timelines: Timelines = 50_000,
+    entries: Entries = 480,
+    fan_out: FanOut = 300,
+    followees: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Authors of the reader who follows very many, of 100 tweets each.")
+    ] = 10_000,
+    seconds: Annotated[float, typer.Option(min=1, max=3_600, help="Length of each phase.")] = 10.0,
+    runs: Runs = 3,
+    workers: Workers = 1,
+    seed: Seed = 7,
+    as_json: JsonFlag = False,
+) -> None:
+    """Home reads of 20 tweets a second in one process, beside bare redis-py with the same commands in the same run.
+
+    Then their latency at half of that rate while deliveries run at half speed, and first reads, which rebuild.
+    """
+    from benchmarks.read import Options, ReadBench
+    from benchmarks.read_report import print_read
+    from benchmarks.warm_state import Shape, refuse_too_large
+
+    shape, settings = Shape(timelines, entries, fan_out), settings_of(context)
+    refuse_too_large(shape, round(seconds * TWEETS_PER_S_MAX), *_free(settings.data_dir))
+    options = Options(shape, seconds, runs, followees, workers, seed)
+    ground = _ground(settings, workers, running=False, beside_other_data=False)
+    report = _measured(ground, lambda opened: ReadBench(options, opened).run())
+    _show(report, print_read, as_json)
+    if not report.audit.clean:
+        raise CheckFailed("the audit found differences, so there is no figure")
+
+
+@group.command()
 def index(
     context: typer.Context,
     users: Annotated[int, typer.Option(min=100, max=100_000_000, help="Users; many of them are followed.")] = 1_000_000,

@@ -4,16 +4,15 @@ Open loop: tweets come at random times of a fixed rate, whether the system keeps
 first, with callers that post as fast as they can. Output: percentiles when idle and at half of the maximum.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from benchmarks.callers import locked, share_out, sleep_until
 from benchmarks.demo_report import LATENCY
 from benchmarks.scrape import percentile, read_buckets
 from benchmarks.stage import Ground, warm_audience
@@ -135,11 +134,11 @@ class LatencyBench:
 
         def post_when_due(due: tuple[float, int]) -> None:
             at_s, author = due
-            time.sleep(max(at_s - time.monotonic(), 0.0))
+            sleep_until(at_s)
             late_ms.append((time.monotonic() - at_s) * 1000)
             self._publisher.post(NewTweet(author, f"Measured tweet of user {author}"))
 
-        _share_out(CALLERS, _locked(plan), post_when_due)
+        share_out(CALLERS, locked(plan), post_when_due)
         self._wait_until_applied()
         return late_ms
 
@@ -156,9 +155,9 @@ class LatencyBench:
                 posted += 100
 
         before, began_s = delivered(self._stores.clusters).deliveries, time.monotonic()
-        _share_out(
+        share_out(
             CALLERS_OF_MAXIMUM,
-            _locked(authors()),
+            locked(authors()),
             lambda author: self._publisher.post(NewTweet(author, f"Measured tweet of user {author}")),
         )
         self._wait_until_applied()
@@ -173,29 +172,6 @@ class LatencyBench:
 
     def _wait_until_applied(self) -> None:
         wait_until_applied(self._stores.engine, self._settings.kafka_bootstrap, APPLIED_LIMIT_S)
-
-
-def _locked(items: Iterator[Any]) -> Iterator[Any]:
-    """An iterator that several threads may take from."""
-    lock = threading.Lock()
-
-    def take() -> Any:
-        with lock:
-            return next(items, None)
-
-    return iter(take, None)
-
-
-def _share_out(callers: int, items: Iterator[Any], call: Callable[[Any], object]) -> None:
-    """Several callers, each with the next item as soon as it is free. Raises what the first of them raised."""
-
-    def run() -> None:
-        for item in items:
-            call(item)
-
-    with ThreadPoolExecutor(callers) as threads:
-        for done in [threads.submit(run) for _ in range(callers)]:
-            done.result()
 
 
 def print_latency(report: LatencyReport) -> None:

@@ -85,6 +85,24 @@ def test_publish_prints_each_figure_for_both_kinds_of_authors_with_a_clean_audit
     assert processes_of(tmp_path) == []
 
 
+def test_read_prints_rates_beside_their_limits_latencies_and_a_clean_audit(tmp_path: Path) -> None:
+    done = run(tmp_path, "read", *SMALL, "--followees", "300", "--seconds", "1", "--runs", "1", "--json")
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for key in ("reads_per_s", "limit_per_s", "celebrity_reads_per_s", "celebrity_limit_per_s", "deliveries_per_s"):
+        assert found[key] > 0, key
+    assert found["ratio"] == pytest.approx(found["reads_per_s"] / found["limit_per_s"], abs=0.01)
+    assert found["celebrity_ratio"] == pytest.approx(found["celebrity_reads_per_s"] / found["limit_per_s"], abs=0.01)
+    assert found["latency_reads_per_s"] == pytest.approx(found["reads_per_s"] / 2, abs=1)
+    for key in ("latency_ms", "rebuild_ms"):
+        assert 0 < found[f"{key}_p50"] <= found[f"{key}_p99"]
+    assert found["many_followees_rebuild_ms_p50"] > 0
+    assert {found["audit"][name] for name in ("missing", "duplicate", "unexpected", "misordered", "absent")} == {0}
+    assert not (tmp_path / "bench").exists()
+    assert processes_of(tmp_path) == []
+
+
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with subprocess.Popen(
         command(tmp_path, "deliveries", *SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True
