@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from consumers import timeline_source
+from consumers import pages, timeline_source
 from infra.composition import Stores
 from infra.counts import Counts
 from infra.database import make_engine
@@ -237,6 +237,48 @@ def test_timelines_are_paged_in_both_directions(client: Client, make_users: Make
     assert ids_of(client.get(links_of(third)["prev"], headers=headers)) == expected[2:4]
     assert ids_of(client.get(f"{path}?since_id={expected[3]}&limit=1", headers=headers)) == expected[:1]
     assert ids_of(client.get(f"{path}?min_id={expected[3]}&limit=1", headers=headers)) == expected[2:3]
+
+
+def test_a_home_page_names_who_retweeted(client: Client, make_users: MakeUsers) -> None:
+    reader_id, first_id, second_id, stranger_id = make_users(4)
+    for author_id in (first_id, second_id):
+        follow(client, reader_id, author_id)
+    plain = post(client, first_id)
+    original = post(client, stranger_id)
+    retweets = [
+        client.post("/v1/tweets", json={"retweet_of": original}, headers=client.acting(author_id)).json()["id"]
+        for author_id in (first_id, second_id)
+    ]
+
+    tweets = client.get("/v1/timelines/home", headers=client.acting(reader_id)).json()["tweets"]
+
+    assert [(tweet["id"], tweet["retweeted_by"]) for tweet in tweets] == [
+        (retweets[0], [str(second_id), str(first_id)]),
+        (plain, []),
+    ]
+
+
+def test_a_page_that_deleted_tweets_cut_short_is_no_error_and_goes_on(
+    client: Client, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "LOOKED_ENTRIES_MAX", 3)
+    monkeypatch.setattr(pages, "MORE_ENTRIES", 0)
+    [user_id] = make_users(1)
+    headers = client.acting(user_id)
+    oldest, *others = [post(client, user_id, str(number)) for number in range(6)]
+    assert ids_of(client.get("/v1/timelines/home?limit=1", headers=headers)) == [others[-1]]
+    for tweet_id in others:
+        client.delete(f"/v1/tweets/{tweet_id}", headers=headers)
+
+    first = client.get("/v1/timelines/home?limit=1", headers=headers)
+
+    assert (first.status_code, first.json()["state"], first.json()["tweets"]) == (200, "partial", [])
+    assert "retry-after" not in first.headers
+    found: list[str] = []
+    while (cut := first.json()["next_max_id"]) is not None:
+        first = client.get(f"/v1/timelines/home?limit=1&max_id={cut}", headers=headers)
+        found += ids_of(first)
+    assert found == [oldest]
 
 
 def test_a_timeline_that_another_process_rebuilds_is_a_page_that_says_so(
