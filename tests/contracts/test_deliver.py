@@ -18,6 +18,7 @@ from infra.rebuild import rebuild
 from infra.redis_node import Argument, RedisNode, Reply
 from infra.shard_map import CLUSTERS
 from infra.slots import Ids
+from infra.timeline_windows import Span, look_home
 from infra.timelines import Kind
 from producers.publish import NewTweet, Publisher, need_all
 from streams.deliver import CALL_TARGETS_MIN, Deliverer, Received, apply_together
@@ -164,17 +165,16 @@ def test_many_lists_merge_the_same_author_and_take_and_lose_the_same_celebrity(
     for user in users:
         stores.timelines.fill_celebrities(user, list)
 
-    deliverer.apply(
-        [
-            log.message(DeliveryKind.MERGE, author, users, [0, *tweets]),
-            log.message(DeliveryKind.ADD_CELEBRITY, author, users),
-        ]
-    )
-    pages = [stores.timelines.page(Kind.HOME, user, None, 10) for user in users]
-    assert [(page.entries, page.celebrities) for page in pages] == [(tweets[::-1], [author])] * len(users)
+    def celebrities() -> list[list[int] | None]:
+        return [look_home(stores.clusters, user, Span(None, 10)).celebrities for user in users]
+
+    merge = log.message(DeliveryKind.MERGE, author, users, [0, *tweets])
+    deliverer.apply([merge, log.message(DeliveryKind.ADD_CELEBRITY, author, users)])
+    assert all(listed(stores, user) == in_every_copy([0, *tweets]) for user in users)
+    assert celebrities() == [[author]] * len(users)
 
     deliverer.apply([log.message(DeliveryKind.REMOVE_CELEBRITY, author, users)])
-    assert [stores.timelines.page(Kind.HOME, user, None, 10).celebrities for user in users] == [[]] * len(users)
+    assert celebrities() == [[]] * len(users)
 
 
 def test_a_merge_brings_an_authors_tweets(
