@@ -165,7 +165,7 @@ def test_many_lists_merge_the_same_author_and_take_and_lose_the_same_celebrity(
     for user in users:
         stores.timelines.fill_celebrities(user, list)
 
-    def celebrities() -> list[list[int] | None]:
+    def celebrities() -> list[Sequence[int] | None]:
         return [look_home(stores.clusters, user, Span(None, 10)).celebrities for user in users]
 
     merge = log.message(DeliveryKind.MERGE, author, users, [0, *tweets])
