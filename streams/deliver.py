@@ -296,7 +296,7 @@ class Deliverer:
     def _refill(self, short_keys: set[bytes]) -> None:
         """Rebuilds timelines that removals left with too little above a floor."""
         for kind in Kind:
-            users = [redis_keys.id_of(key) for key in short_keys if key.startswith(kind.prefix)]
+            users = [redis_keys.id_of(key) for key in sorted(short_keys) if key.startswith(kind.prefix)]
             for start in range(0, len(users), BATCH_USERS_MAX):
                 part = users[start : start + BATCH_USERS_MAX]
                 _until_done(self._partition, partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
