@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 JARS := $(VENV)/.jars-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status test check format docs bench lock clean
+.PHONY: help setup demo up down status test simulate check format docs bench lock clean
 
 help: ## Show these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ status: setup ## Show each part of the running stack, and the lag of both agents
 
 test: setup ## Run all tests on real servers
 	$(RUN)/pytest
+
+simulate: setup ## Run the simulator longer: SEED=7 STEPS=5000000, or one episode again: EPISODE=7/123
+	$(RUN)/python -m tests.simulator $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPISODE),--episode $(EPISODE))
 
 check: setup ## Lint, format, types and folder boundaries
 	$(RUN)/ruff check .

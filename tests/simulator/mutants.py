@@ -1,0 +1,192 @@
+"""Ways to break the product, each with a name. The simulator must find every one (test_mutants.py).
+
+A mutant edits the text of lua/timelines.lua, or puts another function in the place of one of the product's.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import sqlalchemy as sa
+
+import infra.rebuild
+import producers.status_keeper
+import streams.fan_out
+from infra import redis_keys, tweet_bodies
+from infra.events import Delivery
+from infra.rebuild import Take, read_snapshots
+from infra.redis_node import RedisNode
+from infra.shard_map import CLUSTERS
+from infra.status import Standing, Status, next_standing
+from infra.timelines import Kind, Timelines, new_token
+from infra.tweet_bodies import BODY_TTL_S, Body, TweetBodies, encode_body
+from producers.relay import Relay, as_message
+from producers.status_keeper import StatusKeeper
+from streams.app import FanOutWork
+from streams.deliver import Deliverer
+from streams.fan_out import FanOut
+from streams.follower_index import FollowerIndex
+from tests.simulator.lua_library import Edits
+
+Patch = tuple[Any, str, Any]  # where, what, and what to put there
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to break it."""
+
+    name: str
+    theme: str  # of the episodes that look for it
+    edits: Edits = ()
+    patches: Sequence[Patch] = ()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The product is broken meanwhile; the edits are for whoever loads the library."""
+        with ExitStack() as stack:
+            for where, what, value in self.patches:
+                stack.enter_context(patch.object(where, what, value))
+            yield
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Instead of a step."""
+
+
+def _repeat_without_guard(
+    engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], take: Take, *, must: bool
+) -> None:
+    """The snapshot is read before the token is put: what is delivered in between sticks nowhere."""
+    snapshots = read_snapshots(engine, kind, sorted(users), timelines.live.timeline_entries)
+    token = new_token()
+    infra.rebuild._merge(timelines, kind, take(users, token), snapshots, token, must)
+
+
+def _newest_of_author(deliverer: Deliverer, record: Delivery) -> list[Delivery]:
+    """An unmerge of the author's newest tweets, whatever the list holds."""
+    length = deliverer._timelines.live.timeline_entries
+    with deliverer._engine.connect() as connection:
+        rows = connection.execute(streams.fan_out._NEWEST, {"ids": [record.subject], "limit": length})
+        ids = [tweet for _, newest in rows for tweet in newest]
+    return [replace(record, ids=np.array(sorted(ids), dtype=np.uint64))]
+
+
+def _fill_over(node: RedisNode, bodies: Sequence[Body]) -> None:
+    node.commands([("SET", redis_keys.body(body.id), encode_body(body), "EX", BODY_TTL_S) for body in bodies])
+
+
+def _bury_by_removal(bodies: TweetBodies, ids: Sequence[int]) -> None:
+    for cluster in CLUSTERS:
+        for one in ids:
+            bodies._clusters.node_for(cluster, one).command("DEL", redis_keys.body(one))
+
+
+def _kept_index(work: FanOutWork, partition: int, generation: int) -> FanOut:
+    held = work._held.setdefault(partition, (generation, FanOut(work.parts.engine)))
+    return held[1]
+
+
+def _remove_first(relay: Relay, producer: Any) -> int:
+    rows = relay._ownership.unsent()
+    if rows:
+        relay._remove([row.id for row in rows])
+        producer.send(map(as_message, rows))
+    return len(rows)
+
+
+def _next_at_once(standing: Standing, followers: int, threshold: int) -> Standing | None:
+    """From one side to the other, without `both` between."""
+    way = next_standing(standing, followers, threshold)
+    return way if way is None or way.status is not Status.BOTH else next_standing(way, followers, threshold)
+
+
+MUTANTS = (
+    Mutant(
+        "fan-out stopped before readers know",
+        "crossings",
+        patches=[(producers.status_keeper, "next_standing", _next_at_once)],
+    ),
+    Mutant(
+        "the first side given up before the second is complete",
+        "crossings",
+        patches=[(StatusKeeper, "_until", lambda *_: True)],
+    ),
+    Mutant(
+        "append without a look at the tail",
+        "anything",
+        [("if tail and type(tail) == 'string' and id > tail then", "if tail and type(tail) == 'string' then")],
+    ),
+    Mutant("floor ignored", "posts", [("if floor and not is_token(floor) then", "if false then")]),
+    Mutant(
+        "floor not set by a trim",
+        "anything",
+        [
+            (
+                "redis.call('LTRIM', key, -(length + 1), -1)",
+                "redis.call('LTRIM', key, -(length + 1), -1) redis.call('LSET', key, 0, '0')",
+            )
+        ],
+    ),
+    Mutant(
+        "merge without the token check", "rebuilds", [("if head_of(key) == head_of_mine then", "if head_of(key) then")]
+    ),
+    Mutant("unguarded rebuild", "rebuilds", patches=[(infra.rebuild, "_repeat", _repeat_without_guard)]),
+    Mutant(
+        "unmerge that leaves the token",
+        "rebuilds and follows",
+        [
+            ("if head and is_token(head) then redis.call('LSET', key, 0, TOKEN_OF_NOBODY) end", ""),
+            (
+                "for key in keys_of(page) do\n        if remove(",
+                "for key in keys_of(page) do\n        if not is_token(head_of(key) or '0') and remove(",
+            ),
+        ],
+    ),
+    Mutant(
+        "retract that leaves the token",
+        "rebuilds",
+        [("  if is_token(head) then redis.call('LSET', key, 0, TOKEN_OF_NOBODY) end\n  for", "  for")],
+    ),
+    Mutant(
+        "merge that leaves the token",
+        "rebuilds and follows",
+        [("    redis.call('LSET', key, 0, TOKEN_OF_NOBODY)\n    return\n", "    return\n")],
+    ),
+    Mutant(
+        "unmerge from the author's newest instead of the list",
+        "follows",
+        patches=[(Deliverer, "_resolved", _newest_of_author)],
+    ),
+    Mutant("merge that ignores its bound", "follows", [("local floor = higher(head, bound)", "local floor = head")]),
+    Mutant("timelines that are short stay so", "rebuilds", patches=[(Deliverer, "_refill", _nothing)]),
+    Mutant(
+        "call numbers not checked",
+        "late calls",
+        [("if generation == had_generation and call <= had_call then", "if false then")],
+    ),
+    Mutant("generations not checked", "workers", [("if generation < had_generation then", "if false then")]),
+    Mutant(
+        "a late write-through puts a retracted tweet back",
+        "late calls",
+        [("if age_ms(ids[at]) < OWN_LATE_MS and redis.call('EXISTS', RETRACTED .. ids[at]) == 0 then", "do")],
+    ),
+    Mutant(
+        "body put back after a delete",
+        "readers",
+        patches=[(tweet_bodies, "_fill_node", _fill_over)],
+    ),
+    Mutant("no tombstone after a delete", "readers", patches=[(TweetBodies, "bury", _bury_by_removal)]),
+    Mutant(
+        "index kept over a revoke",
+        "workers",
+        patches=[(FanOutWork, "_fan_out", _kept_index), (FanOutWork, "_start_anew", _nothing)],
+    ),
+    Mutant("index not changed by follow events", "follows", patches=[(FollowerIndex, "set_all_following", _nothing)]),
+    Mutant("fan-out without a claim", "workers", patches=[(FanOutWork, "_claim", _nothing)]),
+    Mutant("fan-out does not wait for the last owner", "workers", patches=[(FanOutWork, "_settle", _nothing)]),
+    Mutant("relay removes before it sends", "workers", patches=[(Relay, "step", _remove_first)]),
+    Mutant("retweets of a deleted tweet stay", "anything", patches=[(streams.fan_out, "_delete_retweets", _nothing)]),
+)
