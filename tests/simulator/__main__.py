@@ -36,17 +36,23 @@ def main() -> int:
         while steps < given.steps:
             simulation = Simulation(f"{given.seed}/{number}", edits, theme=theme)
             if not _holds(simulation):
-                _say(f"to see its last steps: make simulate EPISODE={simulation.seed}")
+                _say(f"to see its last steps: {_again(given, simulation.seed)}")
                 return 1
-            steps, number = steps + simulation.scheduler.steps, number + 1
+            steps, number = steps + simulation.scheduler.made, number + 1
     speed = steps / (time.monotonic() - began_s)
     _say(f"{number:,} episodes with {steps:,} steps from seed {given.seed}, {speed:,.0f} steps a second: all held")
     return 0
 
 
+def _again(given: argparse.Namespace, episode: str) -> str:
+    if given.mutant or given.theme:
+        return f"the same command with --episode {episode}"
+    return f"make simulate EPISODE={episode}"
+
+
 def _one(simulation: Simulation) -> int:
     if _holds(simulation):
-        steps, digest = simulation.scheduler.steps, simulation.scheduler.digest()
+        steps, digest = simulation.scheduler.made, simulation.scheduler.digest()
         _say(f"episode {simulation.seed} with {steps:,} steps: all held ({digest})")
         return 0
     for line in (simulation.scheduler.trace or [])[-TRACED_STEPS:]:

@@ -15,6 +15,7 @@ from tests.simulator.network import NAMES, Network
 from tests.simulator.parts import Ground, Owner, RelayProcess, Worker
 from tests.simulator.profile import FAULTS
 from tests.simulator.scheduler import Process
+from tests.simulator.statements import Engine
 
 SESSION_STEPS = 150  # after so many the group, or the database, takes a silent process for dead
 FREEZE_STEPS_MAX = 1_000
@@ -35,7 +36,9 @@ class Faults:
         workers: list[Worker],
         relays: list[RelayProcess],
         owner: Owner,
+        engine: Engine,
     ) -> None:
+        self._engine = engine
         self._ground = ground
         self._scheduler = ground.scheduler
         self._broker = ground.broker
@@ -203,6 +206,15 @@ class Faults:
 
     def _jump(self) -> None:
         self._scheduler.now_ms += self._rng.randrange(JUMP_MS_MAX)
+
+    # The database
+
+    def _stop_database(self) -> None:
+        self._engine.away = True
+        self._after(RESTART_STEPS_MAX, self._start_database)
+
+    def _start_database(self) -> None:
+        self._engine.away = False
 
     # All
 

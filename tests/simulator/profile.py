@@ -10,7 +10,7 @@ from random import Random
 ACTIONS = ("post", "retweet", "delete", "follow", "unfollow", "block", "home", "user", "rebuild", "renew")
 FAULTS = (
     *("crash_worker", "freeze_worker", "crash_call", "freeze_call", "crash_relay", "freeze_relay"),
-    *("stop_node", "evict", "jump", "time_out", "rebalance"),
+    *("stop_node", "stop_database", "evict", "jump", "time_out", "rebalance"),
 )
 USERS_MAX = 5
 LEFT_OUT_SHARE = 0.25  # of the things that the theme does not name

@@ -51,7 +51,8 @@ class Scheduler:
     def __init__(self, rng: Random) -> None:
         self.rng = rng
         self.now_ms = FIRST_MS
-        self.steps = 0
+        self.steps = 0  # that were tried: the clock of faults and stalls
+        self.made = 0  # those in which something happened
         self.current: Actor | None = None
         self.trace: list[str] | None = None
         self._digest = hashlib.blake2b(digest_size=8)
@@ -130,7 +131,8 @@ class Scheduler:
         return True
 
     def note(self, what: str) -> None:
-        """Writes a step down."""
+        """Writes down a step that is made."""
+        self.made += 1
         self._digest.update(what.encode())
         if self.trace is not None:
             self.trace.append(f"{self.now_ms - FIRST_MS:>7} ms  {what}")

@@ -65,7 +65,7 @@ class Simulation:
         )
 
     def run(self) -> int:
-        """Runs to the end; returns how many steps that were. Raises `Wrong`, or what the product raised."""
+        """Runs to the end; returns how many steps were made. Raises `Wrong`, or what the product raised."""
         with in_memory(self.scheduler, self.broker, self.engine):
             self._begin()
             try:
@@ -76,7 +76,7 @@ class Simulation:
                 self._compare_pages()
             finally:
                 self.faults.kill_all()
-        return self.scheduler.steps
+        return self.scheduler.made
 
     def _burst(self) -> None:
         """Much at once, and then nothing new until all is applied, and often until slow calls have ended as well."""
@@ -101,7 +101,7 @@ class Simulation:
         self.relays = [RelayProcess(self.ground, f"relay {number}", owner) for number in range(2)]
         self.reader = TimelineReader(self.stores)
         self.actions = Actions(self.ground, self.stores, self.reader, self.oracle, self.profile)
-        self.faults = Faults(self.ground, self.network, self.actions, self.workers, self.relays, owner)
+        self.faults = Faults(self.ground, self.network, self.actions, self.workers, self.relays, owner, self.engine)
         self.actions.make_world(self.profile.users)
 
     def _make_stores(self) -> Stores:

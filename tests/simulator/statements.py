@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from consumers import page_queries
 from infra import database as product
 from infra import outbox, rebuild, tweet_bodies
+from infra.errors import DatabaseUnavailable
 from infra.events import decode_activity
 from infra.status import Standing, Status
 from infra.timelines import Kind
@@ -250,6 +251,7 @@ class Engine:
     a transaction, and before and after each transaction: others go on while a question or an answer is on its way."""
 
     def __init__(self, database: Database, pause: Callable[[], None] = lambda: None) -> None:
+        self.away = False
         self._database = database
         self._pause = pause
 
@@ -260,21 +262,26 @@ class Engine:
     @contextmanager
     def connect(self) -> Iterator["Connection"]:
         """Statements that each see the newest state."""
-        yield Connection(self._database, self._pause)
+        yield Connection(self._database, self._step)
 
     @contextmanager
     def begin(self) -> Iterator["Connection"]:
         """One transaction."""
-        self._pause()
+        self._step()
         yield Connection(self._database)
         self._pause()
 
     def followers(self, authors: Sequence[int]) -> list[tuple[int, bytes]]:
         """What `read_followers` of streams/follower_index.py reads, a COPY there."""
-        self._pause()
+        self._step()
         found = [(author, np.array(self._database.followers_of(author), dtype=">u8").tobytes()) for author in authors]
         self._pause()
         return found
+
+    def _step(self) -> None:
+        self._pause()
+        if self.away:
+            raise DatabaseUnavailable("the database is away")
 
 
 class Connection:
