@@ -6,7 +6,7 @@ from tests.simulator.mutants import MUTANTS, Mutant
 from tests.simulator.oracle import Wrong
 from tests.simulator.simulation import Simulation
 
-STEPS_MAX = 3_000_000  # most are found within 100,000
+STEPS_MAX = 1_500_000  # most are found within 100,000
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.name)
