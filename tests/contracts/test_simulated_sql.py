@@ -104,13 +104,10 @@ def world(request: pytest.FixtureRequest, engine: sa.Engine) -> World:
 
 
 def page(world: World) -> Parameters:
-    above, below = sorted(world.rng.sample(range(TWEETS), 2))
-    wanted = world.rng.choice([1, 5, 80])
     return {
         "user": world.rng.choice(world.some_users()),
-        "above": BASE + above,
-        "below": BASE + below,
-        "wanted": wanted,
+        "cursor": BASE + world.rng.randrange(TWEETS),
+        "count": world.rng.choice([1, 5, 80]),
     }
 
 
@@ -134,7 +131,10 @@ READS: dict[str, tuple[sa.TextClause, Callable[[World], Parameters]]] = {
     "pairs": (fan_out._PAIRS, pairs),
     "newest": (fan_out._NEWEST, lambda world: {"ids": world.some_users(), "limit": world.some_length()}),
     "retweets": (fan_out._RETWEETS, lambda world: {"ids": world.some_tweets(), "limit": world.some_length()}),
-    "of author": (deliver._OF_AUTHOR, lambda world: {"author": 1, "ids": world.some_tweets()}),
+    "of authors": (
+        deliver._OF_AUTHORS,
+        lambda world: {"authors": world.some_users(), "ids": world.some_tweets()},
+    ),
     "home snapshot": (rebuild._HOME_SNAPSHOT, users_and_length),
     "user snapshot": (rebuild._USER_SNAPSHOT, users_and_length),
     "celebrities": (page_queries._CELEBRITIES, lambda world: {"user": world.some_users()[0]}),
@@ -142,9 +142,9 @@ READS: dict[str, tuple[sa.TextClause, Callable[[World], Parameters]]] = {
     "left": (status_keeper._LEFT, lambda world: {"last": world.rng.randint(0, 3)}),
     "user": (page_queries._USER, lambda world: {"id": world.rng.choice(world.some_users())}),
     **{f"below {kind}": (page_queries._BELOW[kind], page) for kind in Kind},
-    **{f"above {kind}": (page_queries._ABOVE[kind], page) for kind in Kind},
+    **{f"from {kind}": (page_queries._FROM[kind], page) for kind in Kind},
 }
-ORDERED = ("below", "above", "retweets", "of author")
+ORDERED = ("below", "from", "retweets")
 
 
 @pytest.mark.parametrize("name", READS)

@@ -16,7 +16,6 @@ import infra.rebuild
 import producers.status_keeper
 import streams.fan_out
 from infra import redis_keys
-from infra.events import Delivery
 from infra.rebuild import Take, read_snapshots
 from infra.shard_map import CLUSTERS
 from infra.status import Standing, Status, next_standing
@@ -28,6 +27,7 @@ from streams.app import FanOutWork
 from streams.deliver import Deliverer
 from streams.fan_out import FanOut
 from streams.follower_index import FollowerIndex
+from streams.node_calls import Placed
 from tests.simulator.lua_library import Edits
 
 Patch = tuple[Any, str, Any]  # where, what, and what to put there
@@ -64,13 +64,17 @@ def _repeat_without_guard(
     infra.rebuild._merge(timelines, kind, take(users, token), snapshots, token, must)
 
 
-def _newest_of_author(deliverer: Deliverer, record: Delivery) -> list[Delivery]:
-    """An unmerge of the author's newest tweets, whatever the list holds."""
+def _newest_of_author(deliverer: Deliverer, placed: Sequence[Placed]) -> list[Placed]:
+    """Unmerges of the authors' newest tweets, whatever the lists hold."""
     length = deliverer._timelines.live.timeline_entries
+    authors = [one.record.subject for one in placed]
     with deliverer._engine.connect() as connection:
-        rows = connection.execute(streams.fan_out._NEWEST, {"ids": [record.subject], "limit": length})
-        ids = [tweet for _, newest in rows for tweet in newest]
-    return [replace(record, ids=np.array(sorted(ids), dtype=np.uint64))]
+        rows = connection.execute(streams.fan_out._NEWEST, {"ids": authors, "limit": length})
+        newest: dict[int, list[int]] = {author: ids for author, ids in rows}
+    return [
+        replace(one, record=replace(one.record, ids=np.array(sorted(newest[one.record.subject]), dtype=np.uint64)))
+        for one in placed
+    ]
 
 
 def _fill_over(bodies: TweetBodies, found: Sequence[Body]) -> dict[int, Body]:

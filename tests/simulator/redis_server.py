@@ -211,6 +211,9 @@ class RedisServer:
     def _do_sismember(self, key: bytes, member: bytes) -> int:
         return int(member in self._set(key))
 
+    def _do_scard(self, key: bytes) -> int:
+        return len(self._set(key))
+
     def _do_smembers(self, key: bytes) -> list[bytes]:
         return sorted(self._set(key))
 

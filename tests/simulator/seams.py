@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import structlog
 
-import consumers.read_timeline
+import consumers.timeline_source
 import producers.status_keeper
 import streams.app
 import streams.deliver
@@ -52,7 +52,7 @@ def in_memory(scheduler: Scheduler, broker: Broker, engine: Engine) -> Iterator[
         return SimpleNamespace(done=futures)
 
     replaced = [
-        *((module, "time", time) for module in (streams.app, streams.deliver, consumers.read_timeline)),
+        *((module, "time", time) for module in (streams.app, streams.deliver, consumers.timeline_source)),
         (producers.status_keeper, "LogEnds", lambda _, topic: LogEnds(broker, topic)),
         (producers.status_keeper, "now_ms", scheduler.clock_ms),
         (streams.app, "TransactionalProducer", lambda _, name: Producer(broker, name)),

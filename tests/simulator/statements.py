@@ -37,6 +37,13 @@ class StandingOrLive(NamedTuple):
     status_before: str | None
 
 
+class Posted(NamedTuple):
+    """A row of deliver's look at whose tweets these are."""
+
+    id: int
+    author_id: int
+
+
 class Candidate(NamedTuple):
     """A row of the status keeper's look at authors."""
 
@@ -103,9 +110,9 @@ def _remove(database: Database, given: Parameters) -> Rows:
     return []
 
 
-def _of_author(database: Database, given: Parameters) -> Rows:
+def _of_authors(database: Database, given: Parameters) -> Rows:
     wanted = set(given["ids"])
-    return [(one,) for one in database.all_of(given["author"]) if one in wanted]
+    return [Posted(one, author) for author in set(given["authors"]) for one in database.all_of(author) if one in wanted]
 
 
 def _home_entries(database: Database, reader: int) -> list[int]:
@@ -141,9 +148,9 @@ def _page(kind: Kind, newest_first: bool) -> Meaning:
             tweet
             for author in _authors_of_page(database, kind, given["user"])
             for tweet in database.live_of(author)
-            if given["above"] < tweet < given["below"]
+            if (tweet < given["cursor"] if newest_first else tweet >= given["cursor"])
         ]
-        return [(one,) for one in sorted(found, reverse=newest_first)[: given["wanted"]]]
+        return [(one,) for one in sorted(found, reverse=newest_first)[: given["count"]]]
 
     return meaning
 
@@ -186,7 +193,7 @@ MEANINGS: dict[str, Meaning] = {
     fan_out._NEWEST.text: _newest,
     fan_out._RETWEETS.text: _retweets,
     fan_out._DELETE.text: _delete_retweets,
-    deliver._OF_AUTHOR.text: _of_author,
+    deliver._OF_AUTHORS.text: _of_authors,
     rebuild._HOME_SNAPSHOT.text: _home_snapshot,
     rebuild._USER_SNAPSHOT.text: _user_snapshot,
     rebuild._ACTIVATE.text: _nothing,
@@ -204,7 +211,7 @@ MEANINGS: dict[str, Meaning] = {
     page_queries._CELEBRITIES.text: _celebrities,
     page_queries._USER.text: _user,
     **{page_queries._BELOW[kind].text: _page(kind, newest_first=True) for kind in Kind},
-    **{page_queries._ABOVE[kind].text: _page(kind, newest_first=False) for kind in Kind},
+    **{page_queries._FROM[kind].text: _page(kind, newest_first=False) for kind in Kind},
 }
 
 
