@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.errors import KafkaUnavailable, PositionLost
-from infra.kafka import GROUP, PARTITION_END
+from infra.kafka import GROUP, PARTITION_END, know_leaders
 from infra.topics import ACTIVITY, DELIVERIES
 
 READ_MESSAGES_MAX = 500  # of one read: some milliseconds of work
@@ -174,7 +174,9 @@ class LogWatch:
     def _ask(self, question: Callable[[AdminClient], T]) -> T:
         with self._lock:
             try:
-                self._admin = self._admin or AdminClient({"bootstrap.servers": self._bootstrap})
+                if self._admin is None:
+                    self._admin = AdminClient({"bootstrap.servers": self._bootstrap})
+                    know_leaders(self._admin, ANSWER_WITHIN_S)
                 return question(self._admin)
             except KafkaException as error:
                 self._forget()
