@@ -70,7 +70,7 @@ def _newest_of_author(deliverer: Deliverer, placed: Sequence[Placed]) -> list[Pl
     authors = [one.record.subject for one in placed]
     with deliverer._engine.connect() as connection:
         rows = connection.execute(streams.fan_out._NEWEST, {"ids": authors, "limit": length})
-        newest: dict[int, list[int]] = {author: ids for author, ids in rows}
+        newest: dict[int, list[int]] = dict(map(tuple, rows))
     return [
         replace(one, record=replace(one.record, ids=np.array(sorted(newest[one.record.subject]), dtype=np.uint64)))
         for one in placed
