@@ -20,8 +20,13 @@ class Admin:
 
     def __init__(self, answer: int | KafkaException) -> None:
         self.answer = answer
+        self.knows_leaders = False
+
+    def list_topics(self, **_: Any) -> None:
+        self.knows_leaders = True
 
     def list_offsets(self, wanted: dict[TopicPartition, Any], **_: Any) -> dict[TopicPartition, "Future[Any]"]:
+        assert self.knows_leaders, "a client that does not know them yet may miss the answer that names them"
         futures: dict[TopicPartition, Future[Any]] = {place: Future() for place in wanted}
         for future in futures.values():
             if isinstance(self.answer, KafkaException):
