@@ -517,6 +517,12 @@ def test_counts_are_made_anew_when_the_logs_do_not_go_on_where_folding_ended(
             connection.execute(sa.text("UPDATE tweet_counts SET likes = 7, retweets = 8, replies = 9"))
             connection.execute(sa.text("INSERT INTO tweet_counts VALUES (5, 1, 1, 1)"))
             connection.execute(sa.text("INSERT INTO likes VALUES (5, 1)"))
+        begin(stores.engine, read_state(stores.engine), read_logs(settings.kafka_bootstrap), lambda: None)
+        assert [row(stores.engine, one) for one in (tweet, reply, 5)] == [
+            TweetCounts(1, 0, 1),
+            TweetCounts(),
+            TweetCounts(),
+        ]
         with counting(make_counters(stores, settings)):
             wait_until_counted(stores, settings)
             check_counts(stores, {tweet: TweetCounts(1, 0, 1), reply: TweetCounts()})

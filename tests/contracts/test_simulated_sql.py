@@ -18,7 +18,7 @@ from streams.follower_index import read_followers
 from tests.simulator.database import Database, Tweet, User
 from tests.simulator.statements import MEANINGS, Connection, Engine
 
-SEEDS = range(8)
+SEEDS = range(3)
 USERS, TWEETS = 8, 40
 BASE = 10**18
 
