@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from consumers.audit_compare import Expected, agrees, compare, limit_for, state_of, text_of
 from consumers.audit_report import (
     DIFFERENCES_SAID_MAX,
+    LOOK_AGAIN_AFTER_S,
     AuditResult,
     Counts,
     Difference,
@@ -40,7 +41,6 @@ from infra.timelines import Kind, Timelines
 BATCH_USERS = 1_000  # full timelines of a batch are 17 MB of text for the database and each cluster
 BATCHES_AHEAD = 2  # read while one is compared: three batches in memory at most
 DUMP_USERS = 200  # of one call: 173,000 entries at most, some 50 ms of a node's time
-LOOK_AGAIN_AFTER_S = (0.0, 0.5, 2.0)  # an event in flight arrives meanwhile, a rebuild ends
 PAUSES_MAX_S = 30.0  # of one audit: with very many differences they count without more waiting
 
 Progress = Callable[[int, int], None]  # users done, users in all

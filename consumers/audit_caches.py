@@ -15,18 +15,17 @@ import numpy as np
 import sqlalchemy as sa
 
 from consumers.audit_compare import compare, limit_for
-from consumers.audit_report import DIFFERENCES_SAID_MAX, State
+from consumers.audit_report import DIFFERENCES_SAID_MAX, LOOK_AGAIN_AFTER_S, State
 from consumers.audit_truth import Stored, read_bodies, read_celebrities, read_own, read_own_floors
 from infra import redis_keys
 from infra.redis_clusters import RedisClusters
 from infra.shard_map import CLUSTERS
-from infra.slots import slot_of, slots_of
+from infra.slots import slots_of
 from infra.timelines import Kind, Timelines
 from infra.tweet_bodies import TOMBSTONE, decode_body
 
 SCAN_KEYS = 1_000  # of one step: about a millisecond of a node's time
 BATCH_KEYS = 200  # read and compared together, in each cluster
-LOOK_AGAIN_AFTER_S = (0.0, 0.5, 2.0)  # an event in flight arrives meanwhile
 SENTINEL = b"0"
 
 Wrong = Mapping[int, Sequence[str]]  # id → what is wrong with what is held for it, in words
@@ -163,17 +162,11 @@ class _CacheAuditor:
     def _answers(
         self, cluster: str, command: str, key_of: Callable[[int], bytes], ids: Sequence[int]
     ) -> dict[int, Any]:
-        clusters = self.timelines.clusters
-        by_node: dict[str, list[int]] = {}
-        for one in ids:
-            by_node.setdefault(clusters.shard_map.node_of(cluster, slot_of(one)), []).append(one)
-        return {
-            one: answer
-            for name, part in by_node.items()
-            for one, answer in zip(
-                part, clusters.node(name).commands([(command, key_of(one)) for one in part]), strict=True
-            )
-        }
+        clusters, found = self.timelines.clusters, dict[int, Any]()
+        for name, part in clusters.shard_map.by_node(cluster, ids).items():
+            answers = clusters.node(name).commands([(command, key_of(one)) for one in part])
+            found |= zip(part, answers, strict=True)
+        return found
 
 
 def body_in_words(data: bytes, truth: Stored | None) -> str:

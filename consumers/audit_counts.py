@@ -10,16 +10,14 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from consumers.audit_report import DIFFERENCES_SAID_MAX, LOOK_AGAIN_AFTER_S
 from infra import redis_keys
 from infra.counts import TweetCounts, decode_counts
 from infra.database import reading
 from infra.redis_clusters import RedisClusters
 from infra.shard_map import CLUSTERS
-from infra.slots import slot_of
 
 BATCH_TWEETS = 2_000  # one call a node: some 10 ms of its time
-LOOK_AGAIN_AFTER_S = (0.0, 0.5, 2.0)  # a fold in flight arrives meanwhile, and a node that missed one forgets
-DIFFERENCES_SAID_MAX = 10
 
 Pause = Callable[[float], None]
 
@@ -117,9 +115,7 @@ def _confirmed(engine: sa.Engine, clusters: RedisClusters, look: _Look, pause: P
 
 
 def _held(clusters: RedisClusters, cluster: str, ids: Sequence[int]) -> dict[int, TweetCounts]:
-    parts: dict[str, list[int]] = {}
-    for tweet_id in ids:
-        parts.setdefault(clusters.shard_map.node_of(cluster, slot_of(tweet_id)), []).append(tweet_id)
+    parts = clusters.shard_map.by_node(cluster, ids)
     found: dict[int, TweetCounts] = {}
     for node, part in parts.items():
         shown = decode_counts(part, clusters.node(node).look("counts_read", *map(redis_keys.counts, part)))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 DIFFERENCES_SAID_MAX = 10
+LOOK_AGAIN_AFTER_S = (0.0, 0.5, 2.0)  # at what differs: an event in flight arrives meanwhile, a rebuild ends
 
 
 class State(StrEnum):

@@ -16,8 +16,8 @@ from consumers.live_catch_up import Arrival, CatchUp
 from consumers.live_feed import LiveFeed
 from consumers.live_frames import EventQueue, Reason, farewell
 from consumers.live_position import Position
-from consumers.live_queries import celebrities_of
 from consumers.live_telling import Call, payloads_of
+from consumers.page_queries import celebrities_of
 from infra import metrics
 from infra.composition import Stores
 from infra.errors import Closed, KafkaUnavailable

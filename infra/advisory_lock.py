@@ -3,8 +3,10 @@
 The session ends by itself when its process dies or is silent for too long, as a frozen one is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import IntEnum, unique
+from typing import LiteralString
 
 import psycopg
 
@@ -14,29 +16,49 @@ from infra.errors import DatabaseUnavailable
 IDLE_SESSION_TIMEOUT_MS = 3_000  # a frozen process loses the lock by then; a healthy one shows itself every second
 
 
-class AdvisoryLock:
-    """One lock, by the two numbers of its key. Raises `DatabaseUnavailable` when the session is gone. Not safe for
-    several threads."""
+@unique
+class LockClass(IntEnum):
+    """The first number of all locks with two; the second is a shard or a hash. Locks with one number are users'."""
 
-    def __init__(self, url: str, key: tuple[int, int]) -> None:
+    RELAY = 0x0FA0  # a shard of the outbox
+    KEYS = 0x0FA1  # an idempotency key of nobody
+    COUNTERS = 0x0FA2  # a shard of folding
+
+
+class AdvisoryLock:
+    """One lock. Each statement on its session is a transaction of its own: a frozen one would lock out the next owner.
+    Raises `DatabaseUnavailable` when the session is gone. Not safe for several threads."""
+
+    def __init__(self, url: str, lock_class: LockClass, number: int, options: str = "") -> None:
         self._url = url.replace("postgresql+psycopg://", "postgresql://")
-        self._key = key
+        self._key = lock_class.value, number
+        self._options = f"-c idle_session_timeout={IDLE_SESSION_TIMEOUT_MS} {options}"
         self._session: psycopg.Connection | None = None
 
     def try_take(self) -> bool:
         """True when the lock is ours now; else the session stays open for the next try."""
         with _session_errors():
             if self._session is None:
-                options = f"-c idle_session_timeout={IDLE_SESSION_TIMEOUT_MS}"
-                self._session = psycopg.connect(self._url, autocommit=True, options=options, **NETWORK)
-            row = self._session.execute("SELECT pg_try_advisory_lock(%s, %s)", self._key).fetchone()
-            return row is not None and bool(row[0])
+                self._session = psycopg.connect(self._url, autocommit=True, options=self._options, **NETWORK)
+        row = self.execute("SELECT pg_try_advisory_lock(%s, %s)", self._key).fetchone()
+        return row is not None and bool(row[0])
+
+    def execute(self, statement: LiteralString, values: Sequence[object] | Mapping[str, object] = ()) -> psycopg.Cursor:
+        """A statement on the lock's session: whoever lost the lock executes nothing any more."""
+        assert self._session is not None
+        with _session_errors():
+            return self._session.execute(statement, values)
+
+    def wait_notified(self, timeout_s: float) -> None:
+        """Returns when somebody notified a channel that the session listens to, or after `timeout_s`."""
+        assert self._session is not None
+        with _session_errors():
+            for _ in self._session.notifies(timeout=timeout_s, stop_after=1):
+                pass
 
     def show_alive(self) -> None:
         """Keeps the session, and tells whether it is there still."""
-        assert self._session is not None
-        with _session_errors():
-            self._session.execute("SELECT")
+        self.execute("SELECT")
 
     def give_back(self) -> None:
         """Ends the session, and the lock with it."""

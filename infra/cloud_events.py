@@ -30,22 +30,22 @@ CONTENT_TYPE = "application/json"
 TRACE_HEADERS = ("ce_traceparent", "traceparent")
 
 
-def constant_headers(shard: int) -> tuple[Header, ...]:
-    """What all messages of one outbox shard have in common."""
+def constant_headers(source: str) -> tuple[Header, ...]:
+    """What all messages of one source have in common."""
     return (
         ("ce_specversion", SPEC_VERSION.encode()),
-        ("ce_source", f"{SOURCE_ROOT}{shard}".encode()),
+        ("ce_source", source.encode()),
         ("content-type", CONTENT_TYPE.encode()),
     )
 
 
-def headers_of(row_id: int, type_: str, author: bytes, created_at: datetime, traceparent: str | None) -> list[Header]:
+def headers_of(event_id: str, type_: str, subject: bytes, at: datetime, traceparent: str | None) -> list[Header]:
     """What differs from one message to the next."""
     headers = [
-        ("ce_id", b"%d" % row_id),
+        ("ce_id", event_id.encode()),
         ("ce_type", type_.encode()),
-        ("ce_time", created_at.astimezone(UTC).isoformat().encode()),
-        ("ce_subject", author),
+        ("ce_time", at.astimezone(UTC).isoformat().encode()),
+        ("ce_subject", subject),
     ]
     if traceparent is not None:
         value = traceparent.encode()

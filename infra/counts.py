@@ -7,22 +7,21 @@ counts beside them until the fold has passed it. Who folds: streams/counters.py.
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from infra import metrics, redis_keys
 from infra.database import reading
 from infra.errors import FanfoldError, ZooKeeperUnavailable
+from infra.near_nodes import NearNodes
 from infra.reaction_log import Placed
 from infra.reactions import Reaction, reactions_partition
 from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument
 from infra.shard_map import CLUSTERS
-from infra.slots import slot_of
 from infra.topics import REACTIONS
 
-AWAY_S = 1.0  # a node that did not answer is left out for so long
 SHARD = 0  # one shard of folding so far
 NUMBERS = 3  # of a tweet, in the Functions' answers
 ABSENT = -1
@@ -59,23 +58,6 @@ class FoldedCounts:
         """The five arguments of a tweet that counts_fill and counts_fold take."""
         counts = self.counts
         return [redis_keys.counts(tweet_id), counts.likes, counts.retweets, counts.replies, self.next_offset]
-
-
-@dataclass(slots=True)
-class NearNodes:
-    """Which nodes answered lately: one that did not is left out for `AWAY_S`, and costs few callers a time-out."""
-
-    clock_s: Callable[[], float] = time.monotonic
-    away_until_s: dict[str, float] = field(default_factory=dict)
-
-    def has(self, node: str) -> bool:
-        """Whether a node is asked."""
-        return self.away_until_s.get(node, 0.0) <= self.clock_s()
-
-    def note(self, node: str, answer: object) -> None:
-        """What came of asking it."""
-        if isinstance(answer, Exception):
-            self.away_until_s[node] = self.clock_s() + AWAY_S
 
 
 class Counts:
@@ -140,15 +122,13 @@ class Counts:
             shard_map = self._clusters.shard_map
         except ZooKeeperUnavailable:
             return parts
-        for tweet_id in ids:
-            slot = slot_of(tweet_id)
-            for cluster in clusters:
-                parts.setdefault(shard_map.node_of(cluster, slot), []).append(tweet_id)
+        for cluster in clusters:
+            parts |= shard_map.by_node(cluster, ids)
         return parts
 
     def _ask(self, call: tuple[str, str], calls: Mapping[str, Sequence[Argument]]) -> dict[str, Sequence[int]]:
         """One call of each node that is near, with its arguments; what failed is left out."""
-        near = {node: [(*call, 0, *arguments)] for node, arguments in calls.items() if self._near.has(node)}
+        near = {node: [(*call, 0, *arguments)] for node, arguments in self._near.among(calls).items()}
         answers: dict[str, Sequence[int]] = {}
         for node, (answer,) in self._clusters.commands_at_once(near).items():
             self._near.note(node, answer)

@@ -79,19 +79,35 @@ def decode_activity(data: bytes | None) -> Activity:
     """The inverse; fields that this version does not know are ignored. Raises `Undecodable`."""
     try:
         value: Any = json.loads(data or b"")
-        if value["version"] != VERSION:
-            raise Undecodable(f"activity has version {reprlib.repr(value['version'])}, and this code reads {VERSION}")
+        read_version("activity", value, VERSION)
         kind = ActivityType(value["type"])
-        author_id, other_id = int(value["author_id"]), int(value[_OTHER[kind]])
-        if not (1 <= author_id <= ID_MAX and 1 <= other_id <= ID_MAX):
-            ids = f"{reprlib.repr(author_id)} and {reprlib.repr(other_id)}"
-            raise Undecodable(f"activity names the ids {ids}, which must be from 1 to {ID_MAX}")
-        published_ms = int(value["published_ms"])
-        if not 0 <= published_ms <= PUBLISHED_MS_MAX:
-            raise Undecodable(f"activity was published at {reprlib.repr(published_ms)} ms, which is no time")
-        return Activity(kind, author_id, other_id, published_ms)
+        author_id, other_id = read_ids("activity", value, "author_id", _OTHER[kind])
+        return Activity(kind, author_id, other_id, read_time_ms("activity", value))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Undecodable(f"activity cannot be read: {type(error).__name__}: {error}") from error
+
+
+def read_version(what: str, value: Any, version: int) -> None:
+    """Raises `Undecodable` for another version than this code's."""
+    if value["version"] != version:
+        raise Undecodable(f"{what} has version {reprlib.repr(value['version'])}, and this code reads {version}")
+
+
+def read_ids(what: str, value: Any, first: str, second: str) -> tuple[int, int]:
+    """Two ids of a JSON value. Raises `Undecodable` when one is none."""
+    ids = int(value[first]), int(value[second])
+    if not all(1 <= one <= ID_MAX for one in ids):
+        named = " and ".join(map(reprlib.repr, ids))
+        raise Undecodable(f"{what} names the ids {named}, which must be from 1 to {ID_MAX}")
+    return ids
+
+
+def read_time_ms(what: str, value: Any) -> int:
+    """When it was published. Raises `Undecodable` for what is no time."""
+    published_ms = int(value["published_ms"])
+    if not 0 <= published_ms <= PUBLISHED_MS_MAX:
+        raise Undecodable(f"{what} was published at {reprlib.repr(published_ms)} ms, which is no time")
+    return published_ms
 
 
 class DeliveryKind(IntEnum):

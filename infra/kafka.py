@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.errors import KafkaUnavailable, Superseded
@@ -184,8 +192,8 @@ def agent_lags(bootstrap: str) -> dict[str, int]:
 
     A small difference can be transaction markers, which no consumer ever acknowledges: the log is looked at then.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    with _kafka_errors(bootstrap):
+    with kafka_errors(bootstrap):
+        admin = admin_client(bootstrap, CALL_TIMEOUT_S)
         return {
             "fan_out": _lag(admin, bootstrap, ACTIVITY),
             "deliver": _lag(admin, bootstrap, DELIVERIES),
@@ -194,7 +202,7 @@ def agent_lags(bootstrap: str) -> dict[str, int]:
 
 def end_offsets(admin: AdminClient, topic: Topic) -> list[int]:
     """The offset after the last message of each partition."""
-    ends = _ends(admin, [topic], CALL_TIMEOUT_S)
+    ends = log_offsets(admin, [topic], OffsetSpec.latest(), CALL_TIMEOUT_S)
     return [ends[topic.name, partition] for partition in range(topic.partitions)]
 
 
@@ -205,25 +213,19 @@ class LogEnds:
     def __init__(self, bootstrap: str, topic: Topic) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
-        with _kafka_errors(bootstrap):
-            self._ends = end_offsets(AdminClient({"bootstrap.servers": bootstrap}), topic)
+        with kafka_errors(bootstrap):
+            self._ends = end_offsets(admin_client(bootstrap, CALL_TIMEOUT_S), topic)
 
     def are_acknowledged(self) -> bool:
         """Transaction markers, which no consumer ever acknowledges, do not count."""
-        with _kafka_errors(self._bootstrap):
+        with kafka_errors(self._bootstrap):
             committed = committed_offsets(self._bootstrap, self._topic)
-            behind = {
-                partition: done
-                for partition, (end, done) in enumerate(zip(self._ends, committed, strict=True))
-                if done < end
-            }
-            if any(self._ends[partition] - done > MARKERS_MAX for partition, done in behind.items()):
-                return False
-            return len(_holding_markers_only(self._bootstrap, self._topic, behind)) == len(behind)
+            return _messages_between(self._bootstrap, self._topic, committed, self._ends) == 0
 
 
 @contextmanager
-def _kafka_errors(bootstrap: str) -> Iterator[None]:
+def kafka_errors(bootstrap: str) -> Iterator[None]:
+    """Raises `KafkaUnavailable` for a `KafkaException`."""
     try:
         yield
     except KafkaException as error:
@@ -244,17 +246,17 @@ class Overview:
 
         A client that was refused for the leader's epoch, as after a broker froze, never asks for the new one: it goes.
         """
-        self._admin = self._admin or AdminClient({"bootstrap.servers": self._bootstrap})
         try:
-            return _ends(self._admin, self._topics, ENDS_TIMEOUT_S)
+            self._admin = self._admin or admin_client(self._bootstrap, ENDS_TIMEOUT_S)
+            return log_offsets(self._admin, self._topics, OffsetSpec.latest(), ENDS_TIMEOUT_S)
         except KafkaException:
             self._admin = None
             return None
 
     def unowned(self) -> int | None:
         """How many partitions of both logs no worker has; None when Kafka is away."""
-        self._admin = self._admin or AdminClient({"bootstrap.servers": self._bootstrap})
         try:
+            self._admin = self._admin or admin_client(self._bootstrap, ENDS_TIMEOUT_S)
             described = self._admin.describe_consumer_groups([GROUP], request_timeout=ENDS_TIMEOUT_S)[GROUP].result()
         except KafkaException:
             self._admin = None
@@ -263,25 +265,36 @@ class Overview:
         return sum(topic.partitions for topic in LOGS_OF_WORKERS) - owned
 
 
-def know_leaders(admin: AdminClient, timeout_s: float) -> None:
-    """Asks for the topics first. A client that asks for offsets and does not know the leaders yet may miss the answer
-    that names them: of new clients with two topics one in eight waited a second longer. Raises `KafkaException`."""
+def admin_client(bootstrap: str, timeout_s: float) -> AdminClient:
+    """A client that knows where the logs are. One that is asked for offsets before it does may miss the answer that
+    tells it: of new clients with two topics one in eight waited a second longer. Raises `KafkaException`."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.list_topics(timeout=timeout_s)
+    return admin
 
 
-def _ends(admin: AdminClient, topics: Iterable[Topic], timeout_s: float) -> dict[tuple[str, int], int]:
-    """Raises `KafkaException`, also where librdkafka reports a time-out as an offset below zero."""
-    know_leaders(admin, timeout_s)
-    wanted = {
-        TopicPartition(topic.name, partition): OffsetSpec.latest()
-        for topic in topics
-        for partition in range(topic.partitions)
-    }
-    futures = admin.list_offsets(wanted, request_timeout=timeout_s)
-    ends = {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
-    if any(end < 0 for end in ends.values()):
+def topic_ids(admin: AdminClient, topics: Iterable[Topic], timeout_s: float) -> dict[str, str]:
+    """Kafka's id of each topic, which one of the same name that is made anew does not have. Raises `KafkaException`."""
+    names = [topic.name for topic in topics]
+    described = admin.describe_topics(TopicCollection(names), request_timeout=timeout_s)
+    return {name: str(described[name].result().topic_id) for name in names}
+
+
+def log_offsets(
+    admin: AdminClient,
+    topics: Iterable[Topic],
+    which: OffsetSpec,
+    timeout_s: float,
+    isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
+) -> dict[tuple[str, int], int]:
+    """The first or last offset of each partition. Raises `KafkaException`, also where librdkafka reports a time-out as
+    an offset below zero."""
+    wanted = {TopicPartition(topic.name, partition): which for topic in topics for partition in range(topic.partitions)}
+    futures = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=timeout_s)
+    offsets = {(place.topic, place.partition): int(future.result().offset) for place, future in futures.items()}
+    if any(offset < 0 for offset in offsets.values()):
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
-    return ends
+    return offsets
 
 
 def committed_offsets(bootstrap: str, topic: Topic) -> list[int]:
@@ -327,22 +340,20 @@ def _committed(bootstrap: str, topic: Topic, partitions: Iterable[int], isolatio
 
 
 def _lag(admin: AdminClient, bootstrap: str, topic: Topic) -> int:
-    return _messages_from(admin, bootstrap, topic, committed_offsets(bootstrap, topic))
+    return _messages_between(bootstrap, topic, committed_offsets(bootstrap, topic), end_offsets(admin, topic))
 
 
 def messages_from(bootstrap: str, topic: Topic, offsets: Sequence[int]) -> int:
     """How many messages a topic has from these offsets on, one for each partition. Raises `KafkaUnavailable`."""
-    try:
-        return _messages_from(AdminClient({"bootstrap.servers": bootstrap}), bootstrap, topic, offsets)
-    except KafkaException as error:
-        raise KafkaUnavailable(f"Kafka at {bootstrap} does not answer: {error.args[0].str()}") from error
+    with kafka_errors(bootstrap):
+        ends = end_offsets(admin_client(bootstrap, CALL_TIMEOUT_S), topic)
+        return _messages_between(bootstrap, topic, offsets, ends)
 
 
-def _messages_from(admin: AdminClient, bootstrap: str, topic: Topic, offsets: Sequence[int]) -> int:
+def _messages_between(bootstrap: str, topic: Topic, offsets: Sequence[int], ends: Sequence[int]) -> int:
+    """At most so many as lie between; 0 when only transaction markers do, and nothing behind them either."""
     behind = {
-        partition: end - done
-        for partition, (end, done) in enumerate(zip(end_offsets(admin, topic), offsets, strict=True))
-        if end > done
+        partition: end - done for partition, (end, done) in enumerate(zip(ends, offsets, strict=True)) if end > done
     }
     small = [partition for partition, count in behind.items() if count <= MARKERS_MAX]
     for partition in _holding_markers_only(bootstrap, topic, {p: offsets[p] for p in small}):

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import xxhash
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.errors import KafkaUnavailable, PositionLost
-from infra.kafka import GROUP, PARTITION_END, know_leaders
-from infra.topics import ACTIVITY, DELIVERIES
+from infra.kafka import GROUP, PARTITION_END, admin_client, log_offsets, topic_ids
+from infra.topics import ACTIVITY, DELIVERIES, LOGS_OF_WORKERS
 
 READ_MESSAGES_MAX = 500  # of one read: some milliseconds of work
 ANSWER_WITHIN_S = 1.0  # of the broker, to a question; below what the end of a process may take
@@ -174,9 +174,7 @@ class LogWatch:
     def _ask(self, question: Callable[[AdminClient], T]) -> T:
         with self._lock:
             try:
-                if self._admin is None:
-                    self._admin = AdminClient({"bootstrap.servers": self._bootstrap})
-                    know_leaders(self._admin, ANSWER_WITHIN_S)
+                self._admin = self._admin or admin_client(self._bootstrap, ANSWER_WITHIN_S)
                 return question(self._admin)
             except KafkaException as error:
                 self._forget()
@@ -194,20 +192,10 @@ class LogWatch:
 
 
 def _offsets(admin: AdminClient, which: OffsetSpec) -> dict[Log, int]:
-    """Raises `KafkaException`, also where librdkafka reports a time-out as an offset below zero."""
-    futures = admin.list_offsets(
-        {TopicPartition(*log): which for log in LOGS},
-        isolation_level=IsolationLevel.READ_COMMITTED,
-        request_timeout=ANSWER_WITHIN_S,
-    )
-    offsets = {(place.topic, place.partition): int(future.result().offset) for place, future in futures.items()}
-    if any(offset < 0 for offset in offsets.values()):
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
-    return offsets
+    return log_offsets(admin, LOGS_OF_WORKERS, which, ANSWER_WITHIN_S, IsolationLevel.READ_COMMITTED)
 
 
 def _incarnation(admin: AdminClient) -> str:
     """A hash of the topics' ids, which Kafka gives anew to a topic that is made anew."""
-    names = [ACTIVITY.name, DELIVERIES.name]
-    described = admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_WITHIN_S)
-    return xxhash.xxh32_hexdigest("/".join(str(described[name].result().topic_id) for name in names).encode())
+    ids = topic_ids(admin, LOGS_OF_WORKERS, ANSWER_WITHIN_S)
+    return xxhash.xxh32_hexdigest("/".join(ids[topic.name] for topic in LOGS_OF_WORKERS).encode())

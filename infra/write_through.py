@@ -12,14 +12,13 @@ import numpy as np
 from infra import redis_keys
 from infra.errors import ZooKeeperUnavailable
 from infra.live_settings import LiveSettings
+from infra.near_nodes import NearNodes
 from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument
 from infra.shard_map import CLUSTERS
 from infra.slots import slot_of
 from infra.tweet_bodies import BODY_TTL_S, Body, encode_body
 from infra.zookeeper import Watched
-
-AWAY_S = 1.0  # a node that did not answer is left out for so long
 
 
 class WriteThrough:
@@ -33,21 +32,18 @@ class WriteThrough:
     ) -> None:
         self._clusters = clusters
         self._live = live
-        self._clock_s = clock_s
-        self._away_until_s: dict[str, float] = {}
+        self._near = NearNodes(clock_s)
 
     def put(self, tweets: Sequence[Body]) -> None:
         """Puts committed tweets where they will be read. Late or lost it does no harm: a body does not replace a
         tombstone, and an entry that was retracted is not inserted (lua/timelines.lua, put_own)."""
-        now_s = self._clock_s()
         try:
             commands = self._commands(tweets)
         except ZooKeeperUnavailable:  # no placement was written yet; an error would say that the tweets are not posted
             return
-        near = {name: of_node for name, of_node in commands.items() if self._away_until_s.get(name, 0.0) <= now_s}
-        for name, answers in self._clusters.commands_at_once(near).items():
-            if any(isinstance(answer, Exception) for answer in answers):
-                self._away_until_s[name] = self._clock_s() + AWAY_S
+        for name, answers in self._clusters.commands_at_once(self._near.among(commands)).items():
+            for answer in answers:
+                self._near.note(name, answer)
 
     def _commands(self, tweets: Sequence[Body]) -> dict[str, list[tuple[Argument, ...]]]:
         shard_map, length = self._clusters.shard_map, self._live.value().timeline_entries

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from infra.advisory_lock import LockClass
 from infra.errors import InvalidInput, KeyReused
 from producers.rules import check_type
 
@@ -20,7 +21,6 @@ KEY = re.compile(r"[\x21-\x7e]{1,255}")
 KEPT_HOURS = 24
 KEYS_PER_SWEEP_MAX = 1_000
 NOBODY = 0  # whose key it is when a user is created: there is nobody yet who acts
-KEY_LOCK_CLASS = 0x0FA1  # first key of the two-key advisory lock (the relay's is one less); the second is a hash
 
 Name = tuple[int, str]  # user and key
 
@@ -96,7 +96,7 @@ def kept_answers(connection: sa.Connection, names: Iterable[Name]) -> dict[Name,
 
 def lock_key(connection: sa.Connection, key: str) -> None:
     """Until the commit nobody else works under this key of `NOBODY`, or under one of the same hash."""
-    connection.execute(_LOCK_KEY, {"lock_class": KEY_LOCK_CLASS, "key": key})
+    connection.execute(_LOCK_KEY, {"lock_class": LockClass.KEYS.value, "key": key})
 
 
 def keep_answers(connection: sa.Connection, answers: Mapping[Name, Kept]) -> None:

@@ -5,26 +5,23 @@ old one out of Kafka. It sends rows in id order and deletes them after the commi
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString
 
-import psycopg
 import sqlalchemy as sa
 import structlog
 
 from infra import metrics, outbox
-from infra.cloud_events import constant_headers, headers_of
-from infra.database import NETWORK, reading
-from infra.errors import DatabaseUnavailable, DependencyError, Superseded
+from infra.advisory_lock import AdvisoryLock, LockClass
+from infra.cloud_events import SOURCE_ROOT, constant_headers, headers_of
+from infra.database import reading
+from infra.errors import DependencyError, Superseded
 from infra.health import Health, State
 from infra.kafka import CALL_TIMEOUT_S, Message, TransactionalProducer
 
 BATCH_ROWS_MAX = 2_000  # 2,000 events of 500 bytes, headers included: 1 MB in one transaction
 SLOW_POLL_S = 1.0  # the fallback when a wake-up was lost, and the longest that a relay is silent on its session
-IDLE_SESSION_TIMEOUT_MS = 3_000  # a frozen relay loses the lock by then
 RETRY_S = 0.5
 # One round of a healthy relay: opening its producer, a transaction that times out and its abort, and the database.
 ROUND_S = 3 * CALL_TIMEOUT_S + 15.0
@@ -32,14 +29,10 @@ BUSY_STEPS_MIN = 3  # full looks in a row before publishers are spared the wake-
 # A look steps over the index entries of rows that were removed since the last vacuum: 500,000 of them make it 2 ms
 # longer, and autovacuum comes once a minute. A vacuum of 50,000 takes some 5 ms.
 VACUUM_AFTER_ROWS = 50_000
-RELAY_LOCK_CLASS = 0x0FA0  # first key of the two-key advisory lock; the second is the shard
 
 log = structlog.get_logger()
 
-_CONSTANT = constant_headers(outbox.SHARD)
-# All that this session writes is whether the relay sleeps: losing that costs a slow poll or a needless wake-up.
-_SESSION_OPTIONS = f"-c idle_session_timeout={IDLE_SESSION_TIMEOUT_MS} -c synchronous_commit=off"
-_TRY_LOCK = "SELECT pg_try_advisory_lock(%s, %s)"
+_CONSTANT = constant_headers(f"{SOURCE_ROOT}{outbox.SHARD}")
 _UNSENT = (
     "SELECT id, aggregatetype, aggregateid, type, payload, created_at, traceparent FROM outbox ORDER BY id LIMIT %s"
 )
@@ -65,66 +58,43 @@ class Row:
 def as_message(row: Row) -> Message:
     """The Kafka message of an outbox row: the author is the key."""
     author = row.key.encode()
-    headers = [*_CONSTANT, *headers_of(row.id, row.type, author, row.created_at, row.traceparent)]
+    headers = [*_CONSTANT, *headers_of(str(row.id), row.type, author, row.created_at, row.traceparent)]
     return Message(row.topic, row.payload.encode(), author, headers=headers)
 
 
 class Ownership:
-    """The right to relay one shard: an advisory lock on a session of its own, on which the outbox is read as well.
+    """The right to relay one shard: an advisory lock, on whose session the outbox is read as well.
 
-    The session ends on its own when this process freezes (`idle_session_timeout`) or dies; whoever lost it reads
-    nothing any more. Each statement is a transaction of its own: a frozen one would lock out the next relay. Raises
+    The session ends on its own when this process freezes or dies; whoever lost it reads nothing any more. Raises
     `DatabaseUnavailable` when the session is gone.
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url.replace("postgresql+psycopg://", "postgresql://")
-        self._session: psycopg.Connection | None = None
+        # All that this session writes is whether the relay sleeps: losing that costs a slow poll or a needless wake-up.
+        self._lock = AdvisoryLock(url, LockClass.RELAY, outbox.SHARD, "-c synchronous_commit=off")
 
     def try_take(self) -> bool:
         """True when the lock is ours now; else the session stays open for the next try."""
-        with _session_errors():
-            if self._session is None:
-                self._session = psycopg.connect(self._url, autocommit=True, options=_SESSION_OPTIONS, **NETWORK)
-            row = self._session.execute(_TRY_LOCK, (RELAY_LOCK_CLASS, outbox.SHARD)).fetchone()
-            assert row is not None
-            if row[0]:
-                self._session.execute(f"LISTEN {outbox.CHANNEL}")
-            return bool(row[0])
+        taken = self._lock.try_take()
+        if taken:
+            self._lock.execute(f"LISTEN {outbox.CHANNEL}")
+        return taken
 
     def unsent(self) -> list[Row]:
         """The next rows, in id order; also shows the server that this process is alive."""
-        return [Row(*row) for row in self._execute(_UNSENT, (BATCH_ROWS_MAX,))]
+        return [Row(*row) for row in self._lock.execute(_UNSENT, (BATCH_ROWS_MAX,))]
 
     def say_sleeping(self, sleeping: bool) -> None:
         """Whether publishers are to wake this relay."""
-        self._execute(_SLEEP, {"sleeping": sleeping, "shard": outbox.SHARD})
+        self._lock.execute(_SLEEP, {"sleeping": sleeping, "shard": outbox.SHARD})
 
     def wait(self, timeout_s: float) -> None:
         """Returns when somebody published or after `timeout_s`."""
-        assert self._session is not None
-        with _session_errors():
-            for _ in self._session.notifies(timeout=timeout_s, stop_after=1):
-                pass
+        self._lock.wait_notified(timeout_s)
 
     def give_back(self) -> None:
         """Ends the session, and the lock with it."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-
-    def _execute(self, statement: LiteralString, values: Sequence[object] | Mapping[str, object]) -> psycopg.Cursor:
-        assert self._session is not None
-        with _session_errors():
-            return self._session.execute(statement, values)
-
-
-@contextmanager
-def _session_errors() -> Iterator[None]:
-    try:
-        yield
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise DatabaseUnavailable(f"the relay's session at PostgreSQL: {str(error).splitlines()[0]}") from error
+        self._lock.give_back()
 
 
 class Relay:

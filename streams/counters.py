@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Message
 
 from infra import metrics
-from infra.advisory_lock import AdvisoryLock
+from infra.advisory_lock import AdvisoryLock, LockClass
 from infra.counts import SHARD
 from infra.errors import DependencyError, Superseded, Undecodable
 from infra.events import ActivityType, decode_activity
@@ -34,7 +34,6 @@ from streams.folded_logs import FoldedLogs
 from streams.folded_nodes import FoldedNodes
 
 AGENT = "counters"
-LOCK_CLASS = 0x0FA1  # first number of the lock's key, the relay's plus one; the second is the shard
 RETRY_S = 0.5
 STORED_EVERY_ROUNDS = 4  # how far was read without effect is stored with the next fold, or a second later
 # One round of a healthy process: Kafka's answers about both logs, dead letters, and a fold that waits for a lock.
@@ -95,7 +94,7 @@ class Counters:
         self._engine = engine
         self._bootstrap = bootstrap
         self._nodes = FoldedNodes(clusters)
-        self._lock = AdvisoryLock(database_url, (LOCK_CLASS, SHARD))
+        self._lock = AdvisoryLock(database_url, LockClass.COUNTERS, SHARD)
         self._letters = DeadLetters(bootstrap)
         self._share = DeadLetterShare(share_max)
         self._rounds = 0  # that read something without an effect since the last fold

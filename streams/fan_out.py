@@ -64,6 +64,7 @@ class Facts:
 
 
 _PUSHED = Standing()
+_COMING_DOWN = Standing(Status.BOTH, Status.PULL)
 
 
 def plan_deliveries(event: Activity, facts: Facts, followers: PackedFollowers | None, length: int) -> Iterator[Chunk]:
@@ -256,7 +257,8 @@ def read_facts(engine: sa.Engine, events: Sequence[Activity], length: int) -> Fa
         live = {row.id for row in found if not row.status}
         following: dict[tuple[int, int], bool] = {}
         newest: dict[int, Sequence[int]] = {}
-        merged = {event.author_id for event in events if event.type is ActivityType.STATUS_CHANGED} & standings.keys()
+        changed = {event.author_id for event in events if event.type is ActivityType.STATUS_CHANGED}
+        merged = {author for author in changed if standings.get(author) == _COMING_DOWN}
         if pairs:
             rows = connection.execute(_PAIRS, {"authors": [a for a, _ in pairs], "followers": [f for _, f in pairs]})
             now = {(author, follower) for author, follower in rows}

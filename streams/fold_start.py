@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 import structlog
-from confluent_kafka import KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import OffsetSpec
 
 from infra.database import reading, transaction
-from infra.errors import KafkaUnavailable
+from infra.kafka import admin_client, kafka_errors, log_offsets, topic_ids
 from infra.topics import ACTIVITY, Topic
 from streams.fold import FOLDED, FoldState, Place, raise_fold, recount, remove_likes, write_offsets
 
@@ -126,27 +125,12 @@ def count_anew(engine: sa.Engine, state: FoldState, alive: Callable[[], None]) -
 
 def read_logs(bootstrap: str) -> dict[str, Log]:
     """What Kafka says of both logs. Raises `KafkaUnavailable`."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    try:
-        described = admin.describe_topics(
-            TopicCollection([topic.name for topic in FOLDED]), request_timeout=ASK_TIMEOUT_S
-        )
-        ids = {name: str(future.result().topic_id) for name, future in described.items()}
-        firsts, ends = _offsets(admin, OffsetSpec.earliest()), _offsets(admin, OffsetSpec.latest())
-    except KafkaException as error:
-        raise KafkaUnavailable(
-            f"Kafka at {bootstrap} does not say what its logs hold: {error.args[0].str()}"
-        ) from error
+    with kafka_errors(bootstrap):
+        admin = admin_client(bootstrap, ASK_TIMEOUT_S)
+        ids = topic_ids(admin, FOLDED, ASK_TIMEOUT_S)
+        firsts = log_offsets(admin, FOLDED, OffsetSpec.earliest(), ASK_TIMEOUT_S)
+        ends = log_offsets(admin, FOLDED, OffsetSpec.latest(), ASK_TIMEOUT_S)
     return {topic.name: Log(ids[topic.name], _ranges(topic, firsts, ends)) for topic in FOLDED}
-
-
-def _offsets(admin: AdminClient, spec: OffsetSpec) -> dict[Place, int]:
-    wanted = {TopicPartition(topic.name, partition): spec for topic in FOLDED for partition in range(topic.partitions)}
-    futures = admin.list_offsets(wanted, request_timeout=ASK_TIMEOUT_S)
-    found = {(place.topic, place.partition): int(future.result().offset) for place, future in futures.items()}
-    if any(offset < 0 for offset in found.values()):  # how librdkafka reports a time-out
-        raise KafkaUnavailable(f"Kafka did not say where its logs begin and end within {ASK_TIMEOUT_S:g} s")
-    return found
 
 
 def _ranges(topic: Topic, firsts: Mapping[Place, int], ends: Mapping[Place, int]) -> list[tuple[int, int]]:

@@ -5,21 +5,19 @@ jump: fold_start.py then compares anew.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from infra.errors import KafkaUnavailable
-from infra.kafka import PARTITION_END, Overview
+from infra.kafka import PARTITION_END, Overview, kafka_errors
 from streams.fold import FOLDED, Place
 
 BATCH_MESSAGES_MAX = 1_000  # of one fold: some 50 ms, and at most 20 ms of a node's time
 QUEUED_KB_MAX = 8_192  # read ahead: some twenty folds
-FOLD_EVERY_S = (
-    0.25  # a fold waits so long for more: a like is in the database after 0.3 s, in four transactions a second
-)
+# A fold waits so long for more: a like is in the database after 0.3 s, in four transactions a second.
+FOLD_EVERY_S = 0.25
 LOOK_EVERY_S = 5.0  # at the ends, to see that Kafka answers
 # What a client mends by itself; everything else makes it start again.
 PASSING = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE)  # noqa: SLF001
@@ -60,12 +58,12 @@ class FoldedLogs:
                 "log_level": 4,  # warnings
             }
         )
-        with self._kafka_errors():
+        with kafka_errors(self._bootstrap):
             self._consumer.assign([TopicPartition(*place, offset) for place, offset in next_offsets.items()])
 
     def read(self) -> list[Message]:
         """The next messages, at most `BATCH_MESSAGES_MAX`; fewer after `FOLD_EVERY_S`, if need be none."""
-        with self._kafka_errors():
+        with kafka_errors(self._bootstrap):
             self._look()
             found = self._consumer.consume(BATCH_MESSAGES_MAX, FOLD_EVERY_S)
         messages = []
@@ -96,10 +94,3 @@ class FoldedLogs:
     def _judge(self, error: KafkaError) -> None:
         if error.code() not in PASSING and not error.retriable():
             raise KafkaUnavailable(f"the logs cannot be read on: {error.str()}")
-
-    @contextmanager
-    def _kafka_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except KafkaException as error:
-            raise KafkaUnavailable(f"Kafka at {self._bootstrap} does not answer: {error.args[0].str()}") from error

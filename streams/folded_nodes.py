@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from infra import metrics
-from infra.counts import FoldedCounts, NearNodes
+from infra.counts import FoldedCounts
 from infra.errors import ZooKeeperUnavailable
+from infra.near_nodes import NearNodes
 from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument
 from infra.shard_map import CLUSTERS, ShardMap
@@ -53,8 +54,7 @@ class FoldedNodes:
             log.warning("no node is told of folds", error=str(error))
             return
         calls = arguments_by_node(shard_map, before, fold, counts)
-        near = {node: arguments for node, arguments in calls.items() if self._near.has(node)}
-        for node, answer in self._clusters.call_at_once("counts_fold", near).items():
+        for node, answer in self._clusters.call_at_once("counts_fold", self._near.among(calls)).items():
             self._note(node, answer)
 
     def _note(self, node: str, answer: object) -> None:

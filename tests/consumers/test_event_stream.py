@@ -38,7 +38,7 @@ class Connection:
         if message["type"] != "http.response.body":
             return
         if self._stuck:
-            await asyncio.sleep(2 * WITHIN_S)
+            await self._gone.wait()
         self.written.append(message["body"])
         self.more = message["more_body"]
 

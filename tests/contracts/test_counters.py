@@ -179,6 +179,16 @@ def truth_of(holds: Pairs, tweets: list[int]) -> dict[int, TweetCounts]:
     return {tweet: TweetCounts(sum(one == tweet for one, _ in holds)) for tweet in tweets}
 
 
+def like_and_check(
+    publisher: Publisher, stores: Stores, settings: Settings, users: list[int], tweets: list[int]
+) -> None:
+    """Many like and unlike at the same time; once all is counted, rows and counts are what they said last."""
+    holds = all_like(publisher, users, tweets, times(60))
+    wait_until_counted(stores, settings)
+    assert likes(stores.engine) == holds
+    check_counts(stores, truth_of(holds, tweets))
+
+
 @pytest.fixture
 def users(make_users: MakeUsers) -> list[int]:
     return make_users(3 * LIKERS_AT_ONCE)
@@ -198,10 +208,7 @@ def test_many_who_like_and_unlike_at_the_same_time_are_counted_exactly(
     tweets: list[int],
 ) -> None:
     with relaying(stores, settings), counting(counters):
-        holds = all_like(publisher, users, tweets, times(60))
-        wait_until_counted(stores, settings)
-        assert likes(stores.engine) == holds
-        check_counts(stores, truth_of(holds, tweets))
+        like_and_check(publisher, stores, settings, users, tweets)
 
 
 def test_killed_counters_lose_and_double_nothing(
@@ -260,10 +267,7 @@ def test_two_that_both_think_they_are_the_only_one_fold_every_word_once(
     monkeypatch.setattr(AdvisoryLock, "show_alive", lambda _: None)
     first, second = make_counters(stores, settings), make_counters(stores, settings)
     with relaying(stores, settings), counting(first), counting(second):
-        holds = all_like(publisher, users, tweets, times(60))
-        wait_until_counted(stores, settings)
-        assert likes(stores.engine) == holds
-        check_counts(stores, truth_of(holds, tweets))
+        like_and_check(publisher, stores, settings, users, tweets)
 
 
 def test_all_of_redis_may_be_lost(

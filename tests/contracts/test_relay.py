@@ -7,8 +7,10 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
+import infra.advisory_lock
 import producers.relay
 from infra import outbox, trace
+from infra.advisory_lock import AdvisoryLock, LockClass
 from infra.database import lock_authors, transaction
 from infra.errors import DatabaseUnavailable, Superseded
 from infra.events import Activity, ActivityType
@@ -17,7 +19,7 @@ from infra.kafka import TransactionalProducer
 from infra.settings import Settings
 from producers.outbox_watch import look
 from producers.publish import NewTweet, Publisher, need_all
-from producers.relay import RELAY_LOCK_CLASS, Ownership, Relay
+from producers.relay import Ownership, Relay
 from tests.activity_log import other_ids, reading_from_now
 from tests.waiting import wait_until
 
@@ -46,7 +48,7 @@ def relay(engine: sa.Engine, settings: Settings) -> Relay:
 @pytest.fixture
 def owner(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
     """One that owns the outbox, for single steps, however long the test takes between them."""
-    monkeypatch.setattr(producers.relay, "_SESSION_OPTIONS", "")
+    monkeypatch.setattr(infra.advisory_lock, "IDLE_SESSION_TIMEOUT_MS", 0)
     assert relay._ownership.try_take()
     yield relay
     relay._ownership.give_back()
@@ -156,6 +158,15 @@ def test_one_relay_owns_the_outbox_until_its_session_ends(settings: Settings) ->
     second.give_back()
 
 
+def test_a_lock_of_one_class_keeps_nobody_from_one_of_another(settings: Settings) -> None:
+    locks = [AdvisoryLock(settings.database_url, lock_class, number=5) for lock_class in LockClass]
+
+    assert len(locks) > 1
+    assert all(lock.try_take() for lock in locks)
+    for lock in locks:
+        lock.give_back()
+
+
 def test_a_frozen_owner_loses_the_outbox(settings: Settings, engine: sa.Engine) -> None:
     """No ping for 3 s: the server ends the session, as it does when the process is stopped."""
     frozen, next_ = Ownership(settings.database_url), Ownership(settings.database_url)
@@ -172,7 +183,7 @@ def test_a_frozen_owner_loses_the_outbox(settings: Settings, engine: sa.Engine) 
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :class AND database = "
                 "(SELECT oid FROM pg_database WHERE datname = current_database())"
             ),
-            {"class": RELAY_LOCK_CLASS},
+            {"class": LockClass.RELAY.value},
         ).scalar_one()
     assert held == 0
 

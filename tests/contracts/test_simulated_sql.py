@@ -137,7 +137,7 @@ READS: dict[str, tuple[sa.TextClause, Callable[[World], Parameters]]] = {
     ),
     "home snapshot": (rebuild._HOME_SNAPSHOT, users_and_length),
     "user snapshot": (rebuild._USER_SNAPSHOT, users_and_length),
-    "celebrities": (page_queries._CELEBRITIES, lambda world: {"user": world.some_users()[0]}),
+    "celebrities": (page_queries._CELEBRITIES, lambda world: {"ids": world.some_users()}),
     "candidates": (status_keeper._CANDIDATES, lambda world: {"threshold": world.rng.randint(1, USERS)}),
     "left": (status_keeper._LEFT, lambda world: {"last": world.rng.randint(0, 3)}),
     "user": (page_queries._USER, lambda world: {"id": world.rng.choice(world.some_users())}),

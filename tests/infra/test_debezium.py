@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infra import outbox
-from infra.cloud_events import TRACE_HEADERS, constant_headers, headers_of
+from infra.cloud_events import SOURCE_ROOT, TRACE_HEADERS, constant_headers, headers_of
 from infra.live_settings import LiveSettings, set_live_settings
 from infra.tables import idempotency_keys as keys
 from infra.tables import outbox as table
@@ -44,9 +44,9 @@ def test_the_headers_are_those_of_the_relay() -> None:
         )
         for name in [CONFIG[f"transforms.{step}.{name_key}"]]
     }
-    assert constant == {name: value.decode() for name, value in constant_headers(outbox.SHARD)}
+    assert constant == {name: value.decode() for name, value in constant_headers(f"{SOURCE_ROOT}{outbox.SHARD}")}
 
-    written = [name for name, _ in headers_of(1, "type", b"1", datetime.now(UTC), "a trace")]
+    written = [name for name, _ in headers_of("1", "type", b"1", datetime.now(UTC), "a trace")]
     assert sorted(alias for _, place, alias in PLACEMENTS if place == "header") == sorted(written)
     assert {alias for column, _, alias in PLACEMENTS if column == "traceparent"} == set(TRACE_HEADERS)
 

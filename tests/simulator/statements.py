@@ -156,7 +156,8 @@ def _page(kind: Kind, newest_first: bool) -> Meaning:
 
 
 def _celebrities(database: Database, given: Parameters) -> Rows:
-    return [(one,) for one in database.celebrities_of(given["user"])]
+    found = ((user, database.celebrities_of(user)) for user in given["ids"])
+    return [(user, authors) for user, authors in found if authors]
 
 
 def _candidates(database: Database, given: Parameters) -> Rows:

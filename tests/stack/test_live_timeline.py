@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from random import Random
 from urllib.parse import urlsplit
 
@@ -114,6 +115,41 @@ def ids(events: list[Event], name: str) -> list[int]:
     return [int(event.data["id"]) for event in events if event.name == name]
 
 
+@dataclass
+class Traffic:
+    """Posts and deletes at random, and what came of them."""
+
+    stores: Stores
+    publisher: Publisher
+    rng: Random = field(default_factory=lambda: Random(3))
+    live: set[int] = field(default_factory=set)
+    gone: set[int] = field(default_factory=set)
+    crossed: set[int] = field(default_factory=set)  # of the author who crosses the threshold
+
+    def publish(self, rounds: int) -> None:
+        rng, publisher = self.rng, self.publisher
+        for number in range(rounds):
+            author = rng.choice([CELEBRITY, READER, *AUTHORS, CROSSING])
+            tweets = [publisher.post(NewTweet(author, f"{number}")).id for _ in range(rng.randrange(1, 4))]
+            self.live.update(tweets)
+            self.crossed.update(tweets if author == CROSSING else ())
+            if rng.random() < 0.2:
+                self.gone.add(tweet := rng.choice(sorted(self.live)))
+                self.live.discard(tweet)
+                delete_as_a_client_does(publisher, tweet)
+            if rng.random() < 0.2:
+                (publisher.follow if rng.random() < 0.5 else publisher.unfollow)(READER, FICKLE)
+                publisher.post(NewTweet(FICKLE, "counted by nobody"))
+
+    def cross(self, change: Callable[[int, int], bool], status: str) -> None:
+        """The author gets or loses followers, and posts until he is there and after it."""
+        for other in OTHERS:
+            change(other, CROSSING)
+        self.publish(20)
+        await_status(self.stores, CROSSING, status)
+        self.publish(10)
+
+
 def test_a_client_that_comes_again_is_told_everything_once_whatever_is_restarted(stack: Stack) -> None:
     settings: Settings = stack.settings()
     with stores(settings) as opened, Publisher(opened) as publisher:
@@ -123,57 +159,34 @@ def test_a_client_that_comes_again_is_told_everything_once_whatever_is_restarted
         address = (settings.api_host, api_port(stack))
         browser = Browser(address, token)
         wait_until(lambda: browser.streams == 1, "the stream")
-        rng, live, gone, crossed = Random(3), set[int](), set[int](), set[int]()
-
-        def publish(rounds: int) -> None:
-            for number in range(rounds):
-                author = rng.choice([CELEBRITY, READER, *AUTHORS, CROSSING])
-                tweets = [publisher.post(NewTweet(author, f"{number}")).id for _ in range(rng.randrange(1, 4))]
-                live.update(tweets)
-                crossed.update(tweets if author == CROSSING else ())
-                if rng.random() < 0.2:
-                    gone.add(tweet := rng.choice(sorted(live)))
-                    live.discard(tweet)
-                    delete_as_a_client_does(publisher, tweet)
-                if rng.random() < 0.2:
-                    (publisher.follow if rng.random() < 0.5 else publisher.unfollow)(READER, FICKLE)
-                    publisher.post(NewTweet(FICKLE, "counted by nobody"))
-
-        def cross(change: Callable[[int, int], bool], status: str) -> None:
-            for other in OTHERS:
-                change(other, CROSSING)
-            publish(20)
-            await_status(opened, CROSSING, status)
-            publish(10)
-
-        publish(20)
-        cross(publisher.follow, "pull")
-        cross(publisher.unfollow, "push")
-        wait_until(lambda: {*live} <= {*ids(browser.told, "update")}, "every tweet", TOLD_S)
+        traffic = Traffic(opened, publisher)
+        traffic.publish(20)
+        traffic.cross(publisher.follow, "pull")
+        traffic.cross(publisher.unfollow, "push")
+        wait_until(lambda: traffic.live <= {*ids(browser.told, "update")}, "every tweet", TOLD_S)
         for part in ("b1", "kafka"):
             killed = stack.kill(part, signal.SIGKILL)
-            publish(10)
+            traffic.publish(10)
             stack.wait_restarted(part, killed)
-        publish(20)
-        wait_until(lambda: {*live} <= {*ids(browser.told, "update")}, "every tweet", TOLD_S)
+        traffic.publish(20)
+        wait_until(lambda: traffic.live <= {*ids(browser.told, "update")}, "every tweet", TOLD_S)
         assert browser.streams == 1  # it stayed open, and went on
         killed = stack.kill("api", signal.SIGKILL)
-        publish(10)
+        traffic.publish(10)
         stack.wait_restarted("api", killed)
-        publish(20)
+        traffic.publish(20)
         stack.stop_part("api")
-        publish(10)
+        traffic.publish(10)
         stack.start_part("api")
-        publish(20)
-        last = publisher.post(NewTweet(READER, "last")).id
-        live.add(last)
-        wait_until(lambda: {*live} <= {*ids(browser.told, "update")}, "every tweet", TOLD_S)
-        wait_until(lambda: {*gone} <= {*ids(browser.told, "delete")}, "every delete", TOLD_S)
+        traffic.publish(20)
+        traffic.live.add(publisher.post(NewTweet(READER, "last")).id)
+        wait_until(lambda: traffic.live <= {*ids(browser.told, "update")}, "every tweet", TOLD_S)
+        wait_until(lambda: traffic.gone <= {*ids(browser.told, "delete")}, "every delete", TOLD_S)
         told = browser.told
         browser.close()
-        check_once(told, live, gone)
+        check_once(told, traffic.live, traffic.gone)
         wait_until_applied(opened.engine, settings.kafka_bootstrap, TOLD_S)
-        check_resumed(told, address, token, live - crossed, gone - crossed)
+        check_resumed(told, address, token, traffic.live - traffic.crossed, traffic.gone - traffic.crossed)
 
 
 def check_once(told: list[Event], live: set[int], gone: set[int]) -> None:

@@ -13,10 +13,11 @@ import pytest
 import sqlalchemy as sa
 
 from infra import outbox
+from infra.advisory_lock import IDLE_SESSION_TIMEOUT_MS
 from infra.health import State
 from infra.settings import PREFIX, Settings
 from producers.publish import NewTweet, Publisher
-from producers.relay import IDLE_SESSION_TIMEOUT_MS, RETRY_S
+from producers.relay import RETRY_S
 from tests.activity_log import other_ids, reading_from_now
 from tests.stack.holding_relay import HELD, Place, holding_relay
 from tests.waiting import wait_until
