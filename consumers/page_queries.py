@@ -46,7 +46,7 @@ _FROM = {kind: sa.text(_IDS.format(authors=authors, **_UP)) for kind, authors in
 
 _CELEBRITIES = sa.text(
     """
-    SELECT follower_id, array_agg(author_id) FROM follows
+    SELECT follower_id, array_agg(author_id ORDER BY author_id) FROM follows
     JOIN users ON users.id = author_id AND status IN ('both', 'pull')
     WHERE follower_id = ANY (CAST(:ids AS bigint[]))
     GROUP BY follower_id

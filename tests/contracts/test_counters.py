@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+import streams.counters
 from infra.advisory_lock import AdvisoryLock
 from infra.composition import Stores
 from infra.counts import TweetCounts
@@ -254,6 +255,16 @@ def test_of_two_counters_one_stands_by_and_goes_on_when_the_other_is_killed(
         assert second.wait(10) == 0
 
 
+class NoLock(AdvisoryLock):
+    """Everybody's."""
+
+    def try_take(self) -> bool:
+        return True
+
+    def show_alive(self) -> None:
+        pass
+
+
 def test_two_that_both_think_they_are_the_only_one_fold_every_word_once(
     publisher: Publisher,
     stores: Stores,
@@ -263,8 +274,7 @@ def test_two_that_both_think_they_are_the_only_one_fold_every_word_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without the lock, as a frozen process that thaws: only compare and set is left."""
-    monkeypatch.setattr(AdvisoryLock, "try_take", lambda _: True)
-    monkeypatch.setattr(AdvisoryLock, "show_alive", lambda _: None)
+    monkeypatch.setattr(streams.counters, "AdvisoryLock", NoLock)
     first, second = make_counters(stores, settings), make_counters(stores, settings)
     with relaying(stores, settings), counting(first), counting(second):
         like_and_check(publisher, stores, settings, users, tweets)

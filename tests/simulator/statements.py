@@ -156,7 +156,7 @@ def _page(kind: Kind, newest_first: bool) -> Meaning:
 
 
 def _celebrities(database: Database, given: Parameters) -> Rows:
-    found = ((user, database.celebrities_of(user)) for user in given["ids"])
+    found = ((user, sorted(database.celebrities_of(user))) for user in given["ids"])
     return [(user, authors) for user, authors in found if authors]
 
 
