@@ -1,32 +1,27 @@
 """Registrar and coordinator on real servers: a node is written only when it is fit, known and of the map's epoch."""
 
-import json
-import threading
-from collections.abc import Iterator
+import re
 
 import pytest
+import sqlalchemy as sa
 
 from infra.composition import Stores, open_stores
-from infra.coordinator import Coordinator, read_members
-from infra.errors import ConfigurationError, Fenced, ZooKeeperUnavailable
+from infra.emptying import prepare_node
+from infra.errors import Fenced, ZooKeeperUnavailable
 from infra.live_settings import LiveSettings, set_live_settings
+from infra.members import read_members
+from infra.node_check import look_at
 from infra.redis_node import RedisNode
-from infra.registrar import Registration, check_node, incarnation_of, prepare_node
+from infra.registrar import Registration
 from infra.settings import Settings
 from infra.shard_map import decode_shard_map
-from infra.zookeeper import NODES_PATH, PLACEMENT_PATH, Watched, ZooKeeper
+from infra.zookeeper import PLACEMENT_PATH, Watched, ZooKeeper
+from tests.coordinating import coordinating
 
 
 @pytest.fixture
 def node(stores: Stores) -> RedisNode:
     return stores.clusters.node("a1")
-
-
-@pytest.fixture
-def zookeeper(settings: Settings) -> Iterator[ZooKeeper]:
-    session = ZooKeeper(settings.zookeeper_hosts)
-    yield session
-    session.close()
 
 
 @pytest.mark.parametrize(
@@ -43,39 +38,32 @@ def test_a_node_that_would_keep_or_evict_the_wrong_things_is_refused(
 ) -> None:
     node.command("CONFIG", "SET", setting, bad)
     try:
-        with pytest.raises(ConfigurationError, match=f"a1 .* has {setting} '{bad}'; set it to '{good}'"):
-            check_node(node)
+        unfit = look_at(node).unfit
     finally:
         node.command("CONFIG", "SET", setting, good)
-    assert check_node(node)
+    assert re.search(f"a1 .* has {setting} '{bad}'; set it to '{good}'", unfit)
+    assert not look_at(node).unfit
 
 
-def test_a_restarted_node_is_emptied_and_gets_functions_before_its_incarnation(node: RedisNode) -> None:
+def test_a_node_that_is_prepared_is_empty_and_has_functions_and_no_epoch(node: RedisNode) -> None:
     node.command("SET", "left", "over")
     node.command("FUNCTION", "FLUSH", "SYNC")
 
-    assert prepare_node(node, "another run")
+    incarnation = prepare_node(node, "another run")
 
+    found = look_at(node)
+    assert (found.name, found.incarnation, found.prepared_in) == ("a1", incarnation, "another run")
     assert node.command("EXISTS", "left") == 0
     assert node.look("dump", b"h:12345678") == [[]]
-    with pytest.raises(Fenced, match="epoch 1 but the node has none"):
-        node.call("put_token", 1, 5, "claim", b"h:12345678")
-
-
-def test_a_registrar_that_restarts_leaves_the_node_as_it_is(node: RedisNode) -> None:
-    run_id = node.command("HGET", "n", "run_id")
-    node.command("SET", "kept", "yes")
-
-    assert not prepare_node(node, run_id.decode())
-
-    assert node.command("GET", "kept") == b"yes"
+    with pytest.raises(Fenced, match="but the node has none:"):
+        node.call("put_token", "1:", 5, "claim", b"h:12345678")
 
 
 def test_a_registered_node_is_a_member_until_the_session_ends(settings: Settings, zookeeper: ZooKeeper) -> None:
     session = ZooKeeper(settings.zookeeper_hosts)
     registration = Registration(session, "a1", settings.redis_nodes["a1"])
     registration.look()
-    assert read_members(zookeeper) == {"a1": settings.redis_nodes["a1"]}
+    assert read_members(zookeeper)["a1"].url == settings.redis_nodes["a1"]
 
     registration.close()
     session.close()
@@ -83,42 +71,14 @@ def test_a_registered_node_is_a_member_until_the_session_ends(settings: Settings
     assert read_members(zookeeper) == {}
 
 
-def test_a_restarted_node_gets_the_epoch_from_the_coordinator(stores: Stores, node: RedisNode) -> None:
-    coordinator = Coordinator(stores.zookeeper)
-    assert coordinator.step()
-    prepare_node(node, "another run")
-    path = f"{NODES_PATH}/a1"
-    found = stores.zookeeper.read(path)
-    assert found is not None
-    member = json.loads(found[0]) | {"incarnation": incarnation_of(node)[1]}
-    assert stores.zookeeper.compare_and_set(path, json.dumps(member).encode(), found[1])
-
-    assert coordinator.step()
-
-    assert node.call("put_token", 1, 5, "claim", b"h:12345678") == b"T"
-
-
-def test_a_node_that_was_emptied_without_a_restart_is_prepared_and_installed_again(
-    settings: Settings, stores: Stores, node: RedisNode
+def test_no_map_is_written_before_every_cluster_has_a_node(
+    settings: Settings, engine: sa.Engine, zookeeper: ZooKeeper
 ) -> None:
-    registration = Registration(stores.zookeeper, "a1", settings.redis_nodes["a1"])
-    registration.look()
-    coordinator = Coordinator(stores.zookeeper)
-    assert coordinator.step()
-    node.command("FLUSHALL", "SYNC")
-
-    registration.look()
-    assert coordinator.step()
-
-    assert node.call("put_token", 1, 5, "claim", b"h:12345678") == b"T"
-    registration.close()
-
-
-def test_no_map_is_written_before_every_cluster_has_a_node(settings: Settings, zookeeper: ZooKeeper) -> None:
     registration = Registration(zookeeper, "a1", settings.redis_nodes["a1"])
     registration.look()
 
-    assert not Coordinator(zookeeper).step()
+    with coordinating(zookeeper, engine) as coordinator:
+        assert not coordinator.step()
 
     assert zookeeper.read(PLACEMENT_PATH) is None
     registration.close()
@@ -148,19 +108,3 @@ def test_without_a_coordinator_a_process_says_what_it_lacks(settings: Settings) 
 def test_live_settings_are_changed_one_at_a_time_and_checked(stores: Stores) -> None:
     assert set_live_settings(stores.zookeeper, threshold=5) == LiveSettings(threshold=5)
     assert set_live_settings(stores.zookeeper, timeline_entries=100) == LiveSettings(threshold=5, timeline_entries=100)
-
-
-def test_a_second_coordinator_hears_that_another_leads_and_then_leads(settings: Settings, zookeeper: ZooKeeper) -> None:
-    stop, heard = threading.Event(), list[bool]()
-    second = ZooKeeper(settings.zookeeper_hosts)
-    assert zookeeper.lead("first", stop, heard.append)
-    assert heard == [], "nobody else was there"
-
-    def waiting(another_leads: bool) -> None:
-        heard.append(another_leads)
-        if len(heard) == 2:
-            zookeeper.close()
-
-    assert second.lead("second", stop, waiting)
-    assert heard[:2] == [True, True]
-    second.close()

@@ -1,0 +1,182 @@
+"""The coordinator on real ZooKeeper and Redis nodes: which copies are in use, and who holds up whom."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from structlog.testing import capture_logs
+
+from infra import redis_keys
+from infra.composition import Stores
+from infra.copies import Copies, CopyState
+from infra.errors import Fenced
+from infra.health import Health
+from infra.lease import Lease
+from infra.members import read_members
+from infra.redis_node import RedisNode
+from infra.settings import Settings
+from infra.shard_maps import SETTLE_S
+from infra.znodes import Change
+from infra.zookeeper import COPIES_PATH, NODES_PATH
+from tests.contracts.deployment import LEAVE_AFTER_S, Deployment
+
+
+def test_at_first_every_copy_is_serving_and_every_node_is_open(deployment: Deployment) -> None:
+    shard_map = deployment.shard_map
+
+    assert shard_map.epoch == 1
+    assert set(deployment.summary()) == set(deployment.settings.redis_nodes)
+    assert deployment.summary() == {name: {CopyState.SERVING} for name in shard_map.nodes}
+    for name, url in shard_map.addresses.items():
+        node = RedisNode(name, url)
+        assert node.call("put_bodies", shard_map.fence(name), 10, redis_keys.body(1), "text") == 1
+        node.close()
+
+
+def test_a_restarted_node_is_filling_and_is_opened_when_every_writer_must_have_looked(deployment: Deployment) -> None:
+    before = deployment.shard_map
+    deployment.emptied("b1", "second life")
+
+    shard_map = deployment.steps()
+
+    assert (shard_map.epoch, deployment.states_of("b1")) == (before.epoch, {CopyState.FILLING})
+    node = RedisNode("b1", shard_map.addresses["b1"])
+    with pytest.raises(Fenced, match="the node has"):
+        node.call("put_own", before.fence("b1"), b"", "", 800)
+    assert node.call("put_own", shard_map.fence("b1"), b"", "", 800) == 0
+    with pytest.raises(Fenced, match="not open"):
+        node.call("put_token", shard_map.fence("b1"), 5, "claim", redis_keys.home_timeline(1))
+    deployment.clock.now_s += SETTLE_S
+    deployment.steps()
+    assert node.call("put_token", shard_map.fence("b1"), 5, "claim", redis_keys.home_timeline(1)) == b"T"
+    node.close()
+
+
+def test_the_copies_of_an_unfit_node_are_down_until_it_was_emptied(deployment: Deployment) -> None:
+    deployment.member("a1", fit=False, reason="it does not answer")
+    deployment.steps()
+    assert deployment.states_of("a1") == {CopyState.DOWN}
+
+    deployment.member("a1", fit=True)
+    deployment.steps()
+    incarnation = read_members(deployment.zookeeper)["a1"].incarnation
+    assert deployment.states_of("a1") == {CopyState.DOWN}
+    assert deployment.shard_map.copies.needs_emptying("a1", incarnation)
+
+    deployment.emptied("a1", "second life")
+    deployment.rest()
+    assert deployment.states_of("a1") == {CopyState.FILLING}
+
+
+def test_a_node_whose_registrar_died_stays_as_it_is(deployment: Deployment) -> None:
+    deployment.zookeeper.delete(f"{NODES_PATH}/c2")
+    deployment.clock.now_s += 2 * LEAVE_AFTER_S
+
+    shard_map = deployment.steps()
+
+    assert (shard_map.epoch, deployment.states_of("c2")) == (1, {CopyState.SERVING})
+
+
+def test_a_node_that_vanished_with_its_registrar_is_down(deployment: Deployment) -> None:
+    node = RedisNode("c2", deployment.settings.redis_nodes["c2"])
+    node.command("FLUSHALL", "SYNC")
+    node.close()
+    deployment.zookeeper.delete(f"{NODES_PATH}/c2")
+
+    deployment.steps()
+
+    assert deployment.states_of("c2") == {CopyState.DOWN}
+
+
+def test_two_copies_of_every_slot_stay_in_use(deployment: Deployment) -> None:
+    """All six nodes are unfit: of each slot one copy is given up, and nobody waits less for the others."""
+    for name in deployment.settings.redis_nodes:
+        deployment.member(name, fit=False, reason="it does not answer")
+
+    deployment.steps(12)
+
+    assert set(deployment.shard_map.copies.in_use) == {2}
+    assert not deployment.shard_map.lacks_copies
+
+
+def test_a_znode_that_is_no_member_holds_up_nobody(deployment: Deployment) -> None:
+    """It counts as a registrar that is gone: its node is looked at from here."""
+    deployment.member("c2", weight=0)
+    deployment.zookeeper.create(f"{NODES_PATH}/a9", b"nonsense", ephemeral=True)
+    deployment.member("a1", fit=False, reason="it does not answer")
+
+    with capture_logs() as logs:
+        deployment.steps(8)
+
+    assert deployment.states_of("a1") == {CopyState.DOWN}
+    assert deployment.states_of("c2") == {CopyState.SERVING}
+    assert [line["error"][:30] for line in logs if line["event"] == "member refused"] == [
+        "the znode /nodes/a9 is no memb",
+        "the znode /nodes/c2 is no memb",
+    ]
+
+
+def test_time_without_zookeeper_does_not_count_as_absence(deployment: Deployment) -> None:
+    """Whoever was well again meanwhile could not say so."""
+    deployment.member("a2", fit=False, reason="it does not answer")
+    deployment.steps()
+    stop = Turns(deployment)
+
+    deployment.coordinator.run(stop, Health())
+
+    assert stop.turns == 4
+    assert deployment.shard_map.epoch == 1
+    assert CopyState.DOWN not in deployment.states_of("a1")
+
+
+@dataclass
+class Turns(threading.Event):
+    """Stops a coordinator after some turns; ZooKeeper is away during the second one, for as long as nodes may be."""
+
+    deployment: Deployment
+    turns: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def is_set(self) -> bool:
+        return self.turns == 4
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.turns += 1
+        away = self.deployment.zookeeper.suspended
+        if self.turns == 1:
+            away.set()
+            self.deployment.clock.now_s += 2 * LEAVE_AFTER_S
+        else:
+            away.clear()
+        return False
+
+
+def test_a_mark_that_somebody_made_meanwhile_is_not_overwritten(deployment: Deployment, settings: Settings) -> None:
+    """The coordinator admits b1 by what it read before a writer marked a1."""
+    write = deployment.zookeeper.write_together
+
+    def write_late(changes: Sequence[Change], holding: Lease | None = None) -> bool:
+        found = deployment.zookeeper.read(COPIES_PATH)
+        assert found is not None
+        marked = Copies.decode(found[0]).without_node("a1", deployment.shard_map.slots_on("a1"))
+        assert deployment.zookeeper.compare_and_set(COPIES_PATH, marked.encode(), found[1])
+        deployment.zookeeper.write_together = write  # type: ignore[method-assign]
+        return write(changes, holding=holding)
+
+    deployment.zookeeper.write_together = write_late  # type: ignore[method-assign]
+    deployment.emptied("b1", "second life")
+
+    deployment.steps(8)
+
+    assert (deployment.states_of("a1"), deployment.states_of("b1")) == ({CopyState.DOWN}, {CopyState.FILLING})
+
+
+def test_processes_of_the_deployment_see_both_parts_of_a_raised_epoch(stores: Stores) -> None:
+    """Placement and copies of different epochs are never combined."""
+    seen = stores.clusters.shard_map
+
+    assert seen.copies.epoch == seen.epoch == 1
+    assert seen.copies.incarnations.keys() == set(seen.nodes)
