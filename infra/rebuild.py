@@ -18,7 +18,7 @@ from infra.errors import RedisUnavailable, TokenLost
 from infra.shard_map import CLUSTERS
 from infra.timelines import Kind, Snapshot, Timelines, new_token
 
-BATCH_USERS_MAX = 500  # one rebuild: at most 400,000 entries in memory, and calls of a few 10 ms
+BATCH_USERS_MAX = 500  # one rebuild: at most 400,000 entries in memory
 ATTEMPTS_MAX = 20  # each lost token means that a removal came in between
 ACTIVE_MARGIN = timedelta(days=1)  # active outlives every copy's time to live
 
@@ -115,6 +115,7 @@ def rebuild(
     `renew` also rebuilds present ones, one copy after another. Raises `TokenLost` after `ATTEMPTS_MAX` tries.
     """
     assert len(users) <= BATCH_USERS_MAX, "split the batch"
+    timelines = timelines.steady()  # a longer time to live in between would outlast what makes the users active
     try:
         outcomes = _rebuild(engine, timelines, kind, users, renew=renew)
     except TokenLost:
@@ -123,6 +124,15 @@ def rebuild(
     for outcome, count in Counter(outcomes.values()).items():
         metrics.REBUILDS.labels(kind, outcome).inc(count)
     return outcomes
+
+
+def rebuild_each_copy(engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int]) -> None:
+    """Rebuilds timelines whatever they hold, also what should not be there. One copy after another, so that the others
+    can be read meanwhile. Each is dropped first: a rebuild keeps what a present list holds, since deliveries may be in
+    it that the snapshot lacks. Raises as `rebuild`, and `RedisUnavailable` when a copy cannot be dropped."""
+    for cluster in CLUSTERS if users else ():
+        timelines.forget(cluster, kind.prefix, users)
+        rebuild(engine, timelines, kind, users)
 
 
 def _rebuild(
@@ -176,7 +186,7 @@ def _claim(timelines: Timelines, kind: Kind, outcomes: dict[int, Outcome], users
         held[cluster] = [user_id for user_id, letter in (joined | claimed).items() if letter == "T"]
         mine += [user_id for user_id, letter in claimed.items() if letter == "T"]
         outcomes |= {user_id: Outcome.BUSY for user_id, letter in claimed.items() if letter == "B"}
-        undecided = [user_id for user_id, letter in claimed.items() if letter in "PU"]
+        undecided = [user_id for user_id, letter in claimed.items() if letter in "PUD"]
     outcomes |= dict.fromkeys(mine, Outcome.REBUILT)
     for user_id in undecided:
         outcomes.setdefault(user_id, Outcome.PRESENT)

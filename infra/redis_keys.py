@@ -2,21 +2,25 @@
 the counts in the tweet's.
 
 key            type    bound              time to live        written by
-n              hash    3 fields           none                registrar (incarnation), coordinator (epoch)
-c:<partition>  hash    5 fields           none                deliver agent
+n              hash    5 fields           none                registrar (name, run_id, incarnation),
+                                                              coordinator (epoch, open)
+c:<partition>  hash    4 fields           none                deliver agent
 h:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild
 u:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild, publish (put_own)
 f:<8 bytes>    set     follows of a user  30 days, renewed    deliver agent, readers (by token)
 x:<tweet id>   string  empty              20 minutes          deliver agent
-b:<8 bytes>    string  about 1.5 kB       30 days             readers and publish (SET NX), delete (tombstone)
+b:<8 bytes>    string  about 1.5 kB       30 days             readers, publish (put_bodies), delete (tombstone)
 r:<16 bytes>   string  16 digits          2 s at most         HTTP API (rate limits)
 k              hash    3 fields           none                counters
 k:<8 bytes>    hash    7 fields, 1,000    1 hour              counters, readers, publish (likes)
                        likes that wait
 
 <8 bytes> is an id, big-endian: a page of keys is a run of 10-byte keys. <16 bytes> are
-the beginning of a hash. lua/timelines.lua, lua/rate_limits.lua and lua/counts.lua open with the same table.
+the beginning of a hash. lua/timelines.lua, lua/rate_limits.lua and lua/counts.lua open with the same table. A new
+pattern belongs in `_OURS` too: a registrar does not empty a server that has other keys.
 """
+
+import re
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +36,8 @@ NODE = b"n"
 BUCKET = b"r:"
 BUCKET_HASH_BYTES = 16  # two of a billion clients share a bucket with a chance of 10^-21
 KEY_BYTES = 10
+
+_OURS = re.compile(rb"[nk]|c:\d+|[hufbk]:.{8}|r:.{16}|x:\d+", re.DOTALL)
 
 
 def home_timeline(user_id: int) -> bytes:
@@ -67,6 +73,11 @@ def control(partition: int) -> str:
 def bucket(digest: bytes) -> bytes:
     """The token bucket of whatever has this hash."""
     return BUCKET + digest[:BUCKET_HASH_BYTES]
+
+
+def is_ours(key: bytes) -> bool:
+    """Whether a key has one of these forms."""
+    return _OURS.fullmatch(key) is not None
 
 
 def id_of(key: bytes) -> int:

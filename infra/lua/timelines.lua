@@ -3,14 +3,15 @@
 -- Everything that is written to a Redis node goes through these Functions.
 --
 -- key            type    holds                                                   bound           time to live
--- n              hash    incarnation, run_id, epoch of this node                 3 fields        none
--- c:<partition>  hash    control record of a deliveries partition:               5 fields        none
---                        epoch, generation, call, applied, delivered
+-- n              hash    of this node: name, run_id, incarnation, epoch, open    5 fields        none
+-- c:<partition>  hash    control record of a deliveries partition:               4 fields        none
+--                        generation, call, applied, delivered
 -- h:<8 bytes>    list    home timeline: head, then entries, newest at the tail   length + 65     30 days, 60 s under a token
 -- u:<8 bytes>    list    user timeline, the same form                            length + 65     the same
 -- f:<8 bytes>    set     followed celebrities, always with one sentinel          follows         the same
 -- x:<tweet id>   string  nothing: the tweet was retracted from its author's      empty           20 minutes
 --                        user timeline shortly after it was posted
+-- b:<8 bytes>    string  tweet body, or empty: its tombstone                     about 1.5 kB    30 days
 --
 -- <8 bytes> is the user's id, big-endian, so every timeline's key has 10 bytes.
 -- A head is the floor ("0" or a tweet id), or "-<token>" while a rebuild runs; "-0" is a token that nobody holds.
@@ -21,7 +22,8 @@ local TRIM_SLACK = 64        -- entries above the length before a trim: one trim
 local TOKEN_TTL_S = 60       -- a rebuild that died leaves its half-built list for no longer
 local TOKEN_ENTRIES_MAX = 2  -- times the length; a list under a token that grows beyond is dropped: absent is safe
 local REFILL_BELOW = 0.5     -- of the length; with fewer entries above a floor the timeline is short
-local LOOK_FIRST = 16         -- entries of the first look for the place of an old id; each further look takes four times as many
+local LOOK_FIRST = 16         -- entries of the first look for the place of an old id; the second one has up to twice what it needs
+local EIGHT_BYTES = 0xF4      -- the first byte of an entry that is a number of so many, in a list's memory
 local PUSH_MAX = 4000        -- arguments of one command; Lua's stack holds about 8,000
 local MINUS, HOME = 45, 104  -- letters
 local TOKEN_OF_NOBODY = '-0'
@@ -36,12 +38,17 @@ local function is_token(head)
   return string.byte(head) == MINUS
 end
 
-local function keys_of(page)
-  local position = 1 - KEY_BYTES
+-- The parts of a page, all of one length: keys, or ids of users.
+local function parts_of(page, bytes)
+  local position = 1 - bytes
   return function()
-    position = position + KEY_BYTES
-    if position <= #page then return string.sub(page, position, position + KEY_BYTES - 1) end
+    position = position + bytes
+    if position <= #page then return string.sub(page, position, position + bytes - 1) end
   end
+end
+
+local function keys_of(page)
+  return parts_of(page, KEY_BYTES)
 end
 
 local function ids_of(text)
@@ -73,23 +80,28 @@ end
 
 -- Fencing ---------------------------------------------------------------------------------------------------------
 
--- The error reply that refuses a caller of another epoch, or nil.
-local function refusal(epoch)
-  local node = redis.call('HMGET', 'n', 'incarnation', 'epoch')
+-- The error reply that refuses a caller, or nil. A fence is "<epoch>:<incarnation>", as the caller knows them of this
+-- node. What builds new things here also `needs_open`: a node that was down is opened only when no writer can still
+-- leave it out.
+local function refusal(fence, needs_open)
+  local node = redis.call('HMGET', 'n', 'incarnation', 'epoch', 'open')
   if not node[1] then return redis.error_reply('FENCED no incarnation: the node restarted and is not registered yet') end
-  if node[2] ~= epoch then
-    return redis.error_reply('FENCED epoch ' .. epoch .. ' but the node has ' .. tostring(node[2] or 'none'))
+  local own = (node[2] or 'none') .. ':' .. node[1]
+  if own ~= fence then
+    return redis.error_reply('FENCED epoch and incarnation ' .. fence .. ' but the node has ' .. own)
   end
+  if needs_open and not node[3] then return redis.error_reply('FENCED the node is not open yet') end
 end
 
--- Checks and takes one numbered call of a partition. Returns the applied offset, or nil and the refusal.
-local function take_call(partition, epoch, generation, call)
-  local refused = refusal(epoch)
+-- Checks and takes one numbered call of a partition. Returns the applied offset, or nil and the refusal. What was seen
+-- under another fence counts as well: a worker that was frozen while the epoch was raised may have read the new map.
+local function take_call(partition, fence, generation, call)
+  local refused = refusal(fence)
   if refused then return nil, refused end
   local key = 'c:' .. partition
-  local record = redis.call('HMGET', key, 'epoch', 'generation', 'call', 'applied')
-  if record[1] == epoch then
-    local had_generation, had_call = tonumber(record[2]), tonumber(record[3])
+  local record = redis.call('HMGET', key, 'generation', 'call', 'applied')
+  if record[1] then
+    local had_generation, had_call = tonumber(record[1]), tonumber(record[2])
     if generation < had_generation then
       return nil, redis.error_reply('SUPERSEDED generation ' .. generation .. ' of partition ' .. partition ..
         ': the node has seen ' .. had_generation)
@@ -99,11 +111,13 @@ local function take_call(partition, epoch, generation, call)
         ': the node has seen ' .. had_call)
     end
   end
-  redis.call('HSET', key, 'epoch', epoch, 'generation', generation, 'call', call)
-  return tonumber(record[4] or -1)
+  redis.call('HSET', key, 'generation', generation, 'call', call)
+  return tonumber(record[3] or -1)
 end
 
 -- Lists -----------------------------------------------------------------------------------------------------------
+
+local stored_forms = {}  -- of the call's ids
 
 -- Cuts to the length. The newest id that is cut stays as the first element: it is the floor.
 local function trim(key, size, length)
@@ -115,39 +129,80 @@ local function trim(key, size, length)
   end
 end
 
--- The end of a list: what is not older than an id, ascending; nil and the floor when the id is at or below it.
-local function newer_part(key, id)
-  local wanted = LOOK_FIRST
-  while true do
-    local part = redis.call('LRANGE', key, -wanted, -1)
-    if part[1] < id then
-      local first = #part + 1
-      while part[first - 1] >= id do first = first - 1 end
-      return part, first
-    end
-    if #part < wanted then return part, 2, part[1] end
-    wanted = wanted * 4
+-- Where an id stands, or would stand, in an ascending part, from a place on before which all are older.
+local function place_of(part, id, from)
+  local low, high = from, #part + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if part[middle] < id then low = middle + 1 else high = middle end
   end
+  return low
+end
+
+-- The end of a list, with what is not older than an id, and the place of the first of those; also the floor, when the id
+-- is at or below it.
+local function newer_part(key, id)
+  local wanted = LOOK_FIRST / 2
+  local oldest
+  repeat
+    wanted = wanted * 2
+    oldest = redis.call('LINDEX', key, -wanted)
+  until not oldest or oldest < id
+  local part = redis.call('LRANGE', key, -wanted, -1)
+  if part[1] < id then return part, place_of(part, id, 2) end
+  return part, 2, part[1]
+end
+
+-- An id as a list's memory has it, but for the entry's first byte, which all have: eight bytes, the lowest first, and the
+-- entry's length. Lua's numbers do not hold it.
+local function stored_form(id)
+  if stored_forms[id] then return stored_forms[id] end
+  local high, low, bytes = tonumber(string.sub(id, 1, -10)) or 0, tonumber(string.sub(id, -9)), {}
+  for at = 1, 8 do
+    low = high % 256 * 1e9 + low
+    bytes[at], high, low = low % 256, math.floor(high / 256), math.floor(low / 256)
+  end
+  bytes[9] = 9
+  stored_forms[id] = string.char(unpack(bytes))
+  return stored_forms[id]
+end
+
+-- Whether all of these are there, at a seventh of what it costs to read the list: they are looked for in its dump. Where
+-- that has another form or is compressed they are not found, and the list is read.
+local function holds_all(key, ids)
+  local dump = redis.call('DUMP', key)
+  for _, id in ipairs(ids) do
+    local at = string.find(dump, stored_form(id), 1, true)
+    if not at or string.byte(dump, at - 1) ~= EIGHT_BYTES then return false end
+  end
+  return true
 end
 
 -- Puts ascending ids in their places in a list whose tail is not older than the first of them. Only the end that they
 -- change is written again. Returns how many were out of order, that is: inserted before an entry.
 local function insert_inside(key, ids, length)
+  local near = redis.call('LINDEX', key, -LOOK_FIRST)
+  if near and near >= ids[1] and holds_all(key, ids) then return 0 end  -- as nearly all of what is sent again
   local part, first, floor = newer_part(key, ids[1])
-  local i, j, out_of_order, merged = first, 1, 0, {}
+  local j, out_of_order, merged = 1, 0, {}
   if floor and not is_token(floor) then
     while ids[j] and ids[j] <= floor do j = j + 1 end
   end
-  local again = #part - first + 1
-  while part[i] or ids[j] do
-    if not ids[j] or (part[i] and part[i] < ids[j]) then
-      merged[#merged + 1], i = part[i], i + 1
-    else
-      if part[i] == ids[j] then i = i + 1 elseif part[i] then out_of_order = out_of_order + 1 end
-      merged[#merged + 1], j = ids[j], j + 1
-    end
+  -- To find what is there costs a tenth of comparing which is older.
+  for i = first, #part do
+    if part[i] == ids[j] then j, first = j + 1, i + 1 end
   end
-  if #merged == again then return 0 end
+  if not ids[j] then return 0 end
+  first = place_of(part, ids[j], first)
+  local again, i = #part - first + 1, first
+  for at = j, #ids do
+    local place = place_of(part, ids[at], i)
+    for older = i, place - 1 do merged[#merged + 1] = part[older] end
+    i = place
+    if part[i] == ids[at] then i = i + 1 elseif part[i] then out_of_order = out_of_order + 1 end
+    merged[#merged + 1] = ids[at]
+  end
+  for newer = i, #part do merged[#merged + 1] = part[newer] end
   if again > 0 then redis.call('LTRIM', key, 0, -(again + 1)) end
   trim(key, push(key, merged), length)
   return out_of_order
@@ -238,9 +293,12 @@ end
 -- Followed celebrities: the set's token is a member "-<token>"; a removal under it drops the set.
 local function change_celebrity(key, author, add)
   if redis.call('EXISTS', key) == 0 then return end
-  if add then
+  local is_known = redis.pcall('SISMEMBER', key, SENTINEL)
+  if type(is_known) == 'table' then  -- no set: as a list that is none, it was not written by us
+    redis.call('DEL', key)
+  elseif add then
     redis.call('SADD', key, author)
-  elseif redis.call('SISMEMBER', key, SENTINEL) == 1 then
+  elseif is_known == 1 then
     redis.call('SREM', key, author)
   else
     redis.call('DEL', key)
@@ -249,8 +307,8 @@ end
 
 -- Ascending ids into a list, the usual case first: newer than all that is there. Returns nil when the list is absent,
 -- else how many were out of order.
-local function insert(key, ids, length)
-  local tail = redis.pcall('LINDEX', key, -1)
+local function insert(key, ids, length, known_tail)
+  local tail = known_tail or redis.pcall('LINDEX', key, -1)
   if type(tail) == 'table' then tail = head_of(key) end
   if not tail then return nil end
   if ids[1] <= tail then return insert_inside(key, ids, length) end  -- a token is below every id: "-" sorts first
@@ -313,7 +371,7 @@ local function insert_groups(ids, offset, applied, page, extra, length, count)
       if size > size_max then trim(key, size, length) end
       out_of_order = 0
     elseif tail ~= false or wanted > 1 then
-      out_of_order = insert(key, ids_at(ids, extra, places_at, wanted), length)
+      out_of_order = insert(key, ids_at(ids, extra, places_at, wanted), length, type(tail) == 'string' and tail)
     end
     if is_home then
       local new = wanted
@@ -328,7 +386,7 @@ local function insert_groups(ids, offset, applied, page, extra, length, count)
   end
 end
 
--- apply: partition, epoch, generation, call, last offset, earlier, length, then five arguments a record:
+-- apply: partition, fence, generation, call, last offset, earlier, length, then five arguments a record:
 --   kind, offset, ids, page of keys, extra
 -- A run of messages may take several calls, each for other lists: only the final one has a last offset, the others -1,
 -- and it brings what the earlier ones answered as delivered, so that a run is counted whole or not at all.
@@ -341,9 +399,10 @@ end
 -- Returns how many entries of D records are in home timelines now that were not applied before, how many of them met
 -- an absent list, how many entries were not the newest of their list, then the keys of lists that are short.
 local function apply(_, args)
-  local partition, epoch, generation, call = args[1], args[2], tonumber(args[3]), tonumber(args[4])
+  stored_forms = {}
+  local partition, fence, generation, call = args[1], args[2], tonumber(args[3]), tonumber(args[4])
   local last, earlier, length = tonumber(args[5]), tonumber(args[6]), tonumber(args[7])
-  local applied, refused = take_call(partition, epoch, generation, call)
+  local applied, refused = take_call(partition, fence, generation, call)
   if not applied then return refused end
 
   local count, short = { delivered = 0, absent = 0, out_of_order = 0 }, {}
@@ -376,7 +435,7 @@ local function apply(_, args)
   return { count.delivered, count.absent, count.out_of_order, short }
 end
 
--- open_removal: partition, epoch, generation, call, page of keys. The reading half of an unmerge: replaces tokens, and
+-- open_removal: partition, fence, generation, call, page of keys. The reading half of an unmerge: replaces tokens, and
 -- returns the entries of each list that is present and not under a token (an empty list for the others).
 local function open_removal(_, args)
   local applied, refused = take_call(args[1], args[2], tonumber(args[3]), tonumber(args[4]))
@@ -392,30 +451,34 @@ end
 
 -- The primitive: token, fresh read, merge if the token is mine --------------------------------------------------------
 
--- put_token: epoch, token, mode, page of keys. Mode 'claim' takes lists that are absent or whose token nobody holds;
--- 'join' also takes another's token; 'renew' also takes present lists, which keep their entries.
--- Returns one letter a key: T taken, P present, B busy under another's token.
-local function put_token(_, args)
-  local refused = refusal(args[1])
-  if refused then return refused end
-  local head_of_mine, mode, answer = '-' .. args[2], args[3], {}
-  for key in keys_of(args[4]) do
-    local head = head_of(key)
-    local letter = 'T'
-    if not head then
-      redis.call('RPUSH', key, head_of_mine)
-    elseif head == TOKEN_OF_NOBODY or (is_token(head) and mode ~= 'claim') or (not is_token(head) and mode == 'renew') then
-      redis.call('LSET', key, 0, head_of_mine)
-    else
-      letter = is_token(head) and 'B' or 'P'
-    end
-    if letter == 'T' then redis.call('EXPIRE', key, TOKEN_TTL_S) end
-    answer[#answer + 1] = letter
+-- A key's token, by one of put_token's modes. Returns its letter.
+local function claim(key, head_of_mine, mode)
+  local head = head_of(key)
+  if not head then
+    redis.call('RPUSH', key, head_of_mine)
+  elseif head == TOKEN_OF_NOBODY or (is_token(head) and mode ~= 'claim') or (not is_token(head) and mode == 'renew') then
+    redis.call('LSET', key, 0, head_of_mine)
+  else
+    return is_token(head) and 'B' or 'P'
   end
+  redis.call('EXPIRE', key, TOKEN_TTL_S)
+  return 'T'
+end
+
+-- put_token: fence, token, mode, page of keys. Mode 'claim' takes lists that are absent or whose token nobody holds;
+-- 'join' also takes another's token; 'renew' also takes present lists, which keep their entries.
+-- Returns one letter a key: T taken, P present, B busy under another's token. A node that is not open yet holds nothing
+-- that could be renewed, and deliver must not wait for it: D for each key then.
+local function put_token(_, args)
+  local refused = refusal(args[1], args[3] ~= 'renew')
+  if refused then return refused end
+  if not redis.call('HMGET', 'n', 'open')[1] then return string.rep('D', #args[4] / KEY_BYTES) end
+  local answer = {}
+  for key in keys_of(args[4]) do answer[#answer + 1] = claim(key, '-' .. args[2], args[3]) end
   return table.concat(answer)
 end
 
--- merge_rebuilt: epoch, token, length, ttl in seconds, then three arguments a list: key, floor, ids ascending.
+-- merge_rebuilt: fence, token, length, ttl in seconds, then three arguments a list: key, floor, ids ascending.
 -- Returns one letter a key: M merged, L the token was lost.
 local function merge_rebuilt(_, args)
   local refused = refusal(args[1])
@@ -434,18 +497,23 @@ local function merge_rebuilt(_, args)
   return table.concat(answer)
 end
 
--- open_celebrities: epoch, token, key. A set under a token holds "-<token>" and what changed meanwhile.
-local function open_celebrities(_, args)
-  local refused = refusal(args[1])
-  if refused then return refused end
-  if redis.call('SISMEMBER', args[3], SENTINEL) == 1 then return 0 end
-  redis.call('DEL', args[3])
-  redis.call('SADD', args[3], '-' .. args[2])
-  redis.call('EXPIRE', args[3], TOKEN_TTL_S)
-  return 1
+-- A set under a token holds "-<token>" and what changed meanwhile. Returns false when the set is there.
+local function open_set(key, token_of_mine)
+  if redis.pcall('SISMEMBER', key, SENTINEL) == 1 then return false end
+  redis.call('DEL', key)
+  redis.call('SADD', key, token_of_mine)
+  redis.call('EXPIRE', key, TOKEN_TTL_S)
+  return true
 end
 
--- fill_celebrities: epoch, token, key, ttl in seconds, ids. Returns 1, or 0 when the token was lost.
+-- open_celebrities: fence, token, key. Returns 1, or 0 when the set is there.
+local function open_celebrities(_, args)
+  local refused = refusal(args[1], true)
+  if refused then return refused end
+  return open_set(args[3], '-' .. args[2]) and 1 or 0
+end
+
+-- fill_celebrities: fence, token, key, ttl in seconds, ids. Returns 1, or 0 when the token was lost.
 local function fill_celebrities(_, args)
   local refused = refusal(args[1])
   if refused then return refused end
@@ -459,6 +527,133 @@ local function fill_celebrities(_, args)
   return 1
 end
 
+-- The same from another copy. `families` has the first letters of a user's keys, in the order in which they are filled:
+-- "fuh", or "u" alone. A page of users has 8 bytes each. What is not written here was made by DUMP on the source.
+
+local USER_BYTES = 8
+local TAKEN, PRESENT = 84, 80  -- letters
+
+-- What a node has taken of a partition: generation and call, or false for each when it has no record.
+local function progress_of(partition)
+  return redis.call('HMGET', 'c:' .. partition, 'generation', 'call')
+end
+
+-- Whether a key is a list or set that may be copied: complete, under no token, and not about to be rebuilt.
+local function is_whole(key, family, length)
+  if family == 'f' then return redis.pcall('SISMEMBER', key, SENTINEL) == 1 end
+  local head = redis.pcall('LINDEX', key, 0)
+  return type(head) == 'string' and string.find(head, '^%d+$') and not is_short(key, head, length)
+end
+
+-- Gives a token back, so that whoever comes next may put his at once. That of a set is in nobody's way.
+local function give_back(key, family, head_of_mine)
+  if family ~= 'f' and head_of(key) == head_of_mine then redis.call('LSET', key, 0, TOKEN_OF_NOBODY) end
+end
+
+-- Puts what another node dumped in a key's place. False when this server does not take it.
+local function restore(key, left_ms, payload)
+  local done = redis.pcall('RESTORE', key, left_ms, payload, 'REPLACE')
+  return not (type(done) == 'table' and done.err)
+end
+
+-- A copied list, and what was delivered under the token. False when the token was lost, or it cannot be restored.
+local function restore_list(key, head_of_mine, left_ms, payload, length)
+  if head_of(key) ~= head_of_mine then return false end
+  local delivered = redis.call('LRANGE', key, 1, -1)
+  if not restore(key, left_ms, payload) then
+    redis.call('LSET', key, 0, TOKEN_OF_NOBODY)
+    return false
+  end
+  if #delivered > 0 then insert(key, delivered, length) end
+  return true
+end
+
+-- The same for a set: what was added under the token stays. A removal has dropped the set, and with it the token.
+local function restore_set(key, token_of_mine, left_ms, payload)
+  if redis.call('SREM', key, token_of_mine) == 0 then return false end
+  local added = redis.call('SMEMBERS', key)
+  if not restore(key, left_ms, payload) then
+    redis.call('DEL', key)
+    return false
+  end
+  for _, author in ipairs(added) do redis.call('SADD', key, author) end
+  return true
+end
+
+-- open_copying: fence, token, partition, families, page of users. Puts a token on what is absent or whose token nobody
+-- holds. Returns one letter a key, user by user: T taken, P present, B busy under another's token; then the progress of
+-- the partition that all of these users belong to.
+local function open_copying(_, args)
+  local refused = refusal(args[1], true)
+  if refused then return refused end
+  local head_of_mine, families, letters = '-' .. args[2], args[4], {}
+  for user in parts_of(args[5], USER_BYTES) do
+    for family in string.gmatch(families, '.') do
+      local key = family .. ':' .. user
+      if family == 'f' then
+        letters[#letters + 1] = open_set(key, head_of_mine) and 'T' or 'P'
+      else
+        letters[#letters + 1] = claim(key, head_of_mine, 'claim')
+      end
+    end
+  end
+  return { table.concat(letters), progress_of(args[3]) }
+end
+
+-- read_for_copying: fence, partition, families, length, page of users, letters. Returns the progress of the partition,
+-- then for each key with a T the milliseconds that it has left and its DUMP; 0 and "" for what cannot be copied: absent,
+-- under a token, or short, since it is about to be rebuilt.
+local function read_for_copying(_, args)
+  local refused = refusal(args[1])
+  if refused then return refused end
+  local answer, at, length = { progress_of(args[2]) }, 0, tonumber(args[4])
+  for user in parts_of(args[5], USER_BYTES) do
+    for family in string.gmatch(args[3], '.') do
+      at = at + 1
+      if string.byte(args[6], at) == TAKEN then
+        local key, left_ms, payload = family .. ':' .. user, 0, ''
+        if is_whole(key, family, length) then left_ms = redis.call('PTTL', key) end
+        if left_ms > 0 then payload = redis.call('DUMP', key) end
+        answer[#answer + 1] = left_ms
+        answer[#answer + 1] = payload
+      end
+    end
+  end
+  return answer
+end
+
+-- fill_copied: fence, token, families, length, page of users, letters, then for each key with a T two arguments:
+-- milliseconds and DUMP, as read_for_copying has them; nothing behind the letters gives all tokens back. Returns one
+-- letter a user: W has all of it now, L lacks something.
+local function fill_copied(_, args)
+  local refused = refusal(args[1])
+  if refused then return refused end
+  local head_of_mine, length, letter_at, at, answer = '-' .. args[2], tonumber(args[4]), 0, 7, {}
+  for user in parts_of(args[5], USER_BYTES) do
+    local complete = true
+    for family in string.gmatch(args[3], '.') do
+      letter_at = letter_at + 1
+      local letter, key = string.byte(args[6], letter_at), family .. ':' .. user
+      if letter == TAKEN then
+        local left_ms, payload = args[at] or '0', args[at + 1] or ''
+        at = at + 2
+        if payload == '' then
+          complete = false
+          give_back(key, family, head_of_mine)
+        elseif family == 'f' then
+          complete = restore_set(key, head_of_mine, left_ms, payload) and complete
+        else
+          complete = restore_list(key, head_of_mine, left_ms, payload, length) and complete
+        end
+      elseif letter ~= PRESENT then
+        complete = false
+      end
+    end
+    answer[#answer + 1] = complete and 'W' or 'L'
+  end
+  return table.concat(answer)
+end
+
 -- install_epoch: epoch. Only ever raised. Returns the epoch in force.
 local function install_epoch(_, args)
   local node = redis.call('HMGET', 'n', 'incarnation', 'epoch')
@@ -470,7 +665,24 @@ local function install_epoch(_, args)
   return tonumber(node[2])
 end
 
--- put_own: epoch, page of keys of user timelines, a tweet id for each. What a publish call writes through, ahead of the
+-- open_node: fence. From now on timelines and bodies may be built here. Returns 1.
+local function open_node(_, args)
+  local refused = refusal(args[1])
+  if refused then return refused end
+  redis.call('HSET', 'n', 'open', '1')
+  return 1
+end
+
+-- put_bodies: fence, ttl in seconds, then two arguments a tweet: key, body. What is there stays, a tombstone too.
+-- Returns 1.
+local function put_bodies(_, args)
+  local refused = refusal(args[1], true)
+  if refused then return refused end
+  for at = 3, #args, 2 do redis.call('SET', args[at], args[at + 1], 'EX', args[2], 'NX') end
+  return 1
+end
+
+-- put_own: fence, page of keys of user timelines, a tweet id for each. What a publish call writes through, ahead of the
 -- log. A call that runs late must not bring back what was retracted: it is refused by its age, and by the mark before.
 local function put_own(_, args)
   local refused = refusal(args[1])
@@ -485,7 +697,7 @@ local function put_own(_, args)
   return at
 end
 
--- renew: epoch, ttl in seconds, page of keys. Gives present lists and sets more time; never less, never under a token.
+-- renew: fence, ttl in seconds, page of keys. Gives present lists and sets more time; never less, never under a token.
 local function renew(_, args)
   local refused = refusal(args[1])
   if refused then return refused end
@@ -546,13 +758,38 @@ local function page(_, args)
   end
   local set = args[6]
   if set then
-    local size = redis.call('SCARD', set)
+    local size = redis.pcall('SCARD', set)
+    if type(size) == 'table' then size, set = 0, SENTINEL .. set end  -- no set: it is as absent
     answer[#answer + 1] = size
     if size <= tonumber(args[7]) + 1 then
       answer[#answer + 1] = table.concat(redis.call('SMEMBERS', set), ' ')
     else
       answer[#answer + 1] = redis.call('SISMEMBER', set, SENTINEL) == 1 and SENTINEL or ''
     end
+  end
+  return answer
+end
+
+-- digest: fence, partition, then two arguments a group of lists: page of keys, and for each the id above which it is
+-- looked at. Returns the progress of the partition, then one digest a group. A list that is absent or under a token by
+-- now has a digest of its own.
+local function digest(_, args)
+  local refused = refusal(args[1])
+  if refused then return refused end
+  local answer = { progress_of(args[2]) }
+  for at = 3, #args, 2 do
+    local bounds, place, texts = ids_of(args[at + 1]), 0, {}
+    for key in keys_of(args[at]) do
+      place = place + 1
+      local list, bound, first = redis.pcall('LRANGE', key, 0, -1), bounds[place], 2
+      if list.err or not list[1] or is_token(list[1]) then
+        texts[place] = '-'
+      else
+        while bound ~= '0' and list[first] and list[first] <= bound do first = first + 1 end
+        texts[place] = table.concat(list, ' ', first)
+      end
+    end
+    answer[#answer + 1] = redis.sha1hex(table.concat(texts, ','))
   end
   return answer
 end
@@ -573,8 +810,14 @@ redis.register_function('put_token', put_token)
 redis.register_function('merge_rebuilt', merge_rebuilt)
 redis.register_function('open_celebrities', open_celebrities)
 redis.register_function('fill_celebrities', fill_celebrities)
+redis.register_function('open_copying', open_copying)
+redis.register_function('fill_copied', fill_copied)
 redis.register_function('install_epoch', install_epoch)
+redis.register_function('open_node', open_node)
+redis.register_function('put_bodies', put_bodies)
 redis.register_function('put_own', put_own)
 redis.register_function('renew', renew)
 redis.register_function{ function_name = 'page', callback = page, flags = { 'no-writes' } }
+redis.register_function{ function_name = 'read_for_copying', callback = read_for_copying, flags = { 'no-writes' } }
+redis.register_function{ function_name = 'digest', callback = digest, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'dump', callback = dump, flags = { 'no-writes' } }

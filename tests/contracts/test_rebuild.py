@@ -1,17 +1,23 @@
 """Rebuild on real servers: token, fresh read, merge if the token is mine, in every copy that lacks the timeline."""
 
+import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import sqlalchemy as sa
 
 from infra import rebuild as module
-from infra import redis_keys
+from infra import redis_keys, timelines
 from infra.composition import Stores
 from infra.errors import TokenLost
+from infra.live_settings import DAY_S, LiveSettings
 from infra.rebuild import Outcome, rebuild
 from infra.shard_map import CLUSTERS
-from infra.timelines import Kind, Snapshot
+from infra.timelines import Kind, Snapshot, Timelines
+from infra.zookeeper import Watched
 from producers.publish import NewTweet, Publisher, need_all
 
 MakeUsers = Callable[[int], list[int]]
@@ -47,6 +53,21 @@ def test_a_missing_timeline_is_rebuilt_in_all_copies(stores: Stores, reader_and_
     assert listed(stores, reader) == in_every_copy(tweets)
 
 
+def test_timelines_that_take_several_calls_of_a_node_are_all_rebuilt(
+    stores: Stores, publisher: Publisher, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timelines, "MERGE_LISTS_MAX", 2)
+    author, *readers = make_users(20)
+    for reader in readers:
+        publisher.follow(reader, author)
+    tweet = publisher.post(NewTweet(author, "hello"))
+
+    outcomes = rebuild(stores.engine, stores.timelines, Kind.HOME, readers)
+
+    assert outcomes == dict.fromkeys(readers, Outcome.REBUILT)
+    assert all(listed(stores, reader) == in_every_copy([tweet.id]) for reader in readers)
+
+
 def test_a_rebuilt_home_timeline_makes_its_user_active(
     stores: Stores, reader_and_tweets: tuple[int, list[int]]
 ) -> None:
@@ -55,6 +76,23 @@ def test_a_rebuilt_home_timeline_makes_its_user_active(
 
     with stores.engine.connect() as connection:
         active = connection.execute(sa.text("SELECT id FROM users WHERE active_until > now() + interval '30 days'"))
+        assert list(active.scalars()) == [reader]
+
+
+def test_live_settings_that_change_meanwhile_leave_no_copy_that_outlasts_its_user_being_active(
+    stores: Stores, reader_and_tweets: tuple[int, list[int]]
+) -> None:
+    reader, _ = reader_and_tweets
+    longer = (LiveSettings(timeline_ttl_s=days * DAY_S) for days in itertools.count(2, 2))
+    changing = cast(Watched[LiveSettings], SimpleNamespace(value=partial(next, longer)))
+
+    rebuild(stores.engine, Timelines(stores.clusters, changing), Kind.HOME, [reader])
+
+    key = redis_keys.home_timeline(reader)
+    left_s = [stores.clusters.node_for(cluster, reader).command("TTL", key) for cluster in CLUSTERS]
+    assert max(left_s) <= 2 * DAY_S
+    with stores.engine.connect() as connection:
+        active = connection.execute(sa.text("SELECT id FROM users WHERE active_until > now() + interval '2 days'"))
         assert list(active.scalars()) == [reader]
 
 
@@ -134,7 +172,8 @@ def test_a_removal_during_a_rebuild_makes_it_start_again_with_a_fresh_read(
             key = redis_keys.home_timeline(reader)
             for cluster in CLUSTERS:
                 node = stores.clusters.node_for(cluster, reader)
-                node.call("apply", 0, 1, 1, 1, 0, 0, 800, "R", 0, tweets[0], key, ONE_FOR_ONE_LIST)
+                fence = stores.clusters.shard_map.fence(node.name)
+                node.call("apply", 0, fence, 1, 1, 0, 0, 800, "R", 0, tweets[0], key, ONE_FOR_ONE_LIST)
         reads.append(users)
         return snapshots
 

@@ -1,0 +1,121 @@
+"""Calls of nodes that hang, are slow or reset connections: how long they take, and who is called again (G4, G6)."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra.breaker import AWAY_S, DECIDED_WITHIN_S, PROBE_TIMEOUT_S
+from infra.composition import Stores
+from infra.errors import RedisUnavailable
+from infra.redis_clusters import RedisClusters
+from infra.redis_node import CALL_TIMEOUT_S
+from tests.fixed_maps import fixed_maps
+from tests.proxy import Proxy
+from tests.redis_server import RedisServer, redis_server
+from tests.waiting import wait_until
+
+FAST_S = 0.25  # what waits for nobody takes milliseconds
+HANG = ("a1", "b1")
+ECHO = [("ECHO", "one"), ("ECHO", "two")]
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[dict[str, RedisServer]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(redis_server(tmp_path)) for name in HANG}
+
+
+@pytest.fixture
+def proxy(servers: dict[str, RedisServer]) -> Iterator[Proxy]:
+    """On the way to the first of them."""
+    with Proxy(servers[HANG[0]].port).open() as made:
+        yield made
+
+
+@pytest.fixture
+def clusters(stores: Stores, servers: dict[str, RedisServer], proxy: Proxy) -> Iterator[RedisClusters]:
+    known = stores.clusters.shard_map
+    urls = {name: server.url for name, server in servers.items()} | {HANG[0]: proxy.url}
+    made = RedisClusters(fixed_maps(replace(known, addresses={**known.addresses, **urls})))
+    assert kinds(call(made)[0]) == ["one"] * 3
+    yield made
+    made.close()
+
+
+def call(clusters: RedisClusters) -> tuple[list[object], float]:
+    """Two that may hang and one that does not: what each says, and how long it took together."""
+    began_s = time.monotonic()
+    outcomes = clusters.commands_at_once(dict.fromkeys((*HANG, "c1"), ECHO))
+    took_s = time.monotonic() - began_s
+    return [outcomes[name] for name in (*HANG, "c1")], took_s
+
+
+def kinds(answers: list[object]) -> list[str]:
+    return ["away" if isinstance(of[0], RedisUnavailable) else of[0].decode() for of in answers]  # type: ignore[index]
+
+
+def test_nodes_that_hang_cost_one_time_out_together_then_a_probe_and_then_nothing(
+    clusters: RedisClusters, servers: dict[str, RedisServer]
+) -> None:
+    with ExitStack() as hanging:
+        for server in servers.values():
+            hanging.enter_context(server.frozen())
+        first, first_s = call(clusters)
+        second, second_s = call(clusters)
+        third, third_s = call(clusters)
+        assert not any(clusters.answers(name) for name in HANG)
+        with pytest.raises(RedisUnavailable, match=r"a1 at redis://.* is not called: it answered neither a call nor"):
+            clusters.node("a1").command("PING")
+
+    assert [kinds(one) for one in (first, second, third)] == [["away", "away", "one"]] * 3
+    assert CALL_TIMEOUT_S <= first_s < CALL_TIMEOUT_S + PROBE_TIMEOUT_S
+    assert second_s < DECIDED_WITHIN_S
+    assert third_s < FAST_S
+    wait_until(lambda: all(clusters.answers(name) for name in HANG), "them to be called again", 2 * AWAY_S + 1)
+    assert kinds(call(clusters)[0]) == ["one"] * 3
+
+
+def test_a_node_whose_connections_were_closed_is_called_again_at_once(clusters: RedisClusters, proxy: Proxy) -> None:
+    with proxy.resetting():
+        pass
+
+    answers, took_s = call(clusters)
+    assert kinds(answers) == ["away", "one", "one"]
+    again, again_s = call(clusters)
+
+    assert kinds(again) == ["one"] * 3
+    assert max(took_s, again_s) < PROBE_TIMEOUT_S
+    assert clusters.answers(HANG[0])
+
+
+def test_one_that_resets_every_connection_is_known_as_away_at_once(clusters: RedisClusters, proxy: Proxy) -> None:
+    with proxy.resetting():
+        calls = [call(clusters) for _ in range(2)]
+        assert not clusters.answers(HANG[0])
+
+    assert [kinds(answers) for answers, _ in calls] == [["away", "one", "one"]] * 2
+    assert all(took_s < PROBE_TIMEOUT_S for _, took_s in calls)
+
+
+def test_one_that_answers_late_is_away_and_a_probe_that_is_answered_in_time_brings_it_back(
+    clusters: RedisClusters, proxy: Proxy
+) -> None:
+    with proxy.slow(2 * CALL_TIMEOUT_S):
+        calls = [call(clusters) for _ in range(2)]
+        assert not clusters.answers(HANG[0])
+
+    assert [kinds(answers) for answers, _ in calls] == [["away", "one", "one"]] * 2
+    assert sum(took_s for _, took_s in calls) < CALL_TIMEOUT_S + DECIDED_WITHIN_S
+    wait_until(lambda: clusters.answers(HANG[0]), "it to be called again", 2 * AWAY_S + 1)
+    assert kinds(call(clusters)[0]) == ["one"] * 3
+
+
+def test_a_call_may_be_given_more_time(clusters: RedisClusters, proxy: Proxy) -> None:
+    with proxy.slow(CALL_TIMEOUT_S + 0.1):
+        outcomes = clusters.commands_at_once({HANG[0]: ECHO[:1]}, 2 * CALL_TIMEOUT_S)
+
+    assert outcomes == {HANG[0]: [b"one"]}
