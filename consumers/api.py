@@ -107,14 +107,14 @@ def tweet(tweet_id: TweetId, stores: OpenStores) -> TweetAnswer:
     return tweet_answer(read_tweet(stores.bodies, tweet_id), stores.counts.read([tweet_id])[tweet_id])
 
 
-def link_header(url: URL, first_id: int | None, next_max_id: int | None) -> str:
+def link_header(url: URL, next_min_id: int | None, next_max_id: int | None) -> str:
     """Mastodon's links: `next` to what is older, `prev` to what is newer; empty when there is neither."""
     bare = url.remove_query_params(CURSOR_PARAMETERS)
     links = []
     if next_max_id is not None:
         links.append(f'<{bare.include_query_params(max_id=next_max_id)}>; rel="next"')
-    if first_id is not None:
-        links.append(f'<{bare.include_query_params(min_id=first_id)}>; rel="prev"')
+    if next_min_id is not None:
+        links.append(f'<{bare.include_query_params(min_id=next_min_id)}>; rel="prev"')
     return ", ".join(links)
 
 
@@ -124,14 +124,14 @@ def _users_answer(page: social.UserPage, request: Request, response: Response) -
 
 
 def _timeline_answer(page: Page, stores: Stores, request: Request, response: Response) -> TimelineAnswer:
-    _link(request, response, page.tweets[0].id if page.tweets else None, page.next_max_id)
+    _link(request, response, page.next_min_id, page.next_max_id)
     if page.state is State.REBUILDING:
         response.status_code = 206
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return timeline_answer(page, stores.counts.read([one.id for one in page.tweets]))
 
 
-def _link(request: Request, response: Response, first_id: int | None, next_max_id: int | None) -> None:
-    header = link_header(request.url, first_id, next_max_id)
+def _link(request: Request, response: Response, next_min_id: int | None, next_max_id: int | None) -> None:
+    header = link_header(request.url, next_min_id, next_max_id)
     if header:
         response.headers["Link"] = header

@@ -1,14 +1,14 @@
-"""The route of the live timeline: server-sent events. Next: live_streams.py, event_stream.py."""
+"""The route of the live timeline: server-sent events. Next: live_streams.py, stream_routes.py."""
 
-import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Request
 
-from consumers.event_stream import MEDIA_TYPE, EventStream
+from consumers.event_stream import EventStream
 from consumers.live_position import parse_position
 from consumers.live_streams import Streams
-from infra.http_access import Reading, token_in
+from consumers.stream_routes import LastEventId, stream_answer, streams_of_app, token_check
+from infra.http_access import Reading
 from infra.http_frame import HEAD
 from infra.http_input import OpenStores
 from infra.http_problems import documented
@@ -29,28 +29,12 @@ data: {"id": "3799912185593856000"}
 : heartbeat
 id: 1-9c5f7f6a-8d3a1c6d2b9e4f70-4724.0.11--
 """
-_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Events without an end",
-        "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": EXAMPLE}},
-        "headers": {
-            "Cache-Control": {"description": "Always no-store.", "schema": {"type": "string"}},
-            "X-Accel-Buffering": {"description": "Always no.", "schema": {"type": "string"}},
-        },
-    }
-}
+_STREAM = stream_answer(EXAMPLE)
 
 
 async def streams_of(request: Request, stores: OpenStores) -> Streams:
     """The app's streams; made with the first one, on the event loop."""
-    state = request.app.state
-    if not hasattr(state, "streams"):
-        state.streams = Streams(stores, state.settings.need("kafka_bootstrap"))
-        state.on_stop.append(state.streams.end)
-        state.parts.callback(state.streams.shut)
-    streams = state.streams
-    assert isinstance(streams, Streams)
-    return streams
+    return streams_of_app(request, "streams", Streams, stores)
 
 
 @router.get(
@@ -64,10 +48,7 @@ async def home_stream(
     access: Reading,
     streams: Annotated[Streams, Depends(streams_of)],
     request: Request,
-    last_event_id: Annotated[
-        str | None,
-        Header(description="The id of the last event that the client has; the stream goes on behind it."),
-    ] = None,
+    last_event_id: LastEventId = None,
 ) -> EventStream:
     """The home timeline as it changes. Needs scope read.
 
@@ -83,10 +64,5 @@ async def home_stream(
     position = parse_position(last_event_id) if last_event_id else None
     if request.scope.get(HEAD):
         return EventStream()
-    token = token_in(request.headers.get("authorization"))
-    assert token is not None
-
-    async def check() -> None:
-        await asyncio.wrap_future(request.app.state.token_checks.submit(token))
-
-    return EventStream(await streams.begun(access.user_id, position), check, streams.close)
+    queue = await streams.begun_for(access.user_id, position)
+    return EventStream(queue, token_check(request), streams.close)

@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping
 import sqlalchemy as sa
 
 from infra import outbox
+from infra.advisory_lock import LockClass, is_held
+from infra.counts import SHARD
 from infra.database import reading
 from infra.errors import CheckFailed
-from infra.kafka import agent_lags, messages_from
+from infra.kafka_logs import agent_lags, messages_from
 from infra.topics import ACTIVITY, REACTIONS, Topic
 
 WAIT_S = 120.0
 POLL_S = 0.25
+# Nobody has counters' lock for so long: it is not there. One that was killed is back in half of it.
+COUNTERS_AWAY_S = 10.0
 
 # A deleted original brings deletes of its retweets into the outbox, and those bring no others: hence twice.
 STAGES = ("outbox", "fan_out", "outbox", "fan_out", "deliver")
@@ -56,19 +60,32 @@ def wait_until_folded(
     progress: Callable[[str], None] | None = None,
     *,
     unfolded: Callable[[sa.Engine, str, Topic], int] | None = None,
+    folding: Callable[[sa.Engine], bool] | None = None,
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Waits until counters has folded both logs. Raises `CheckFailed` as `wait_until_applied` does."""
-    deadline = clock() + limit_s
+    """Waits until counters has folded both logs. Raises `CheckFailed` as `wait_until_applied` does, and soon when no
+    process of counters is there."""
+    folded_s = clock()
+    deadline = folded_s + limit_s
     for topic in (ACTIVITY, REACTIONS):
         while left := (unfolded or unfolded_messages)(engine, bootstrap, topic):
             waiting_for = f"{left:,} messages of the {topic.name} log that counters has not folded"
             if clock() >= deadline:
                 raise CheckFailed(f"no counts were compared: after {limit_s:g} s there are still {waiting_for}")
+            if (folding or is_folding)(engine):
+                folded_s = clock()
+            elif clock() - folded_s >= COUNTERS_AWAY_S:
+                why = f"no process of counters is running, and there are {waiting_for}; start `fanfold counters`"
+                raise CheckFailed(f"no counts were compared: {why}")
             if progress:
                 progress(waiting_for)
             pause(POLL_S)
+
+
+def is_folding(engine: sa.Engine) -> bool:
+    """Whether a process of counters folds."""
+    return is_held(engine, LockClass.COUNTERS, SHARD)
 
 
 def unfolded_messages(engine: sa.Engine, bootstrap: str, topic: Topic) -> int:

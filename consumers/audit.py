@@ -21,6 +21,7 @@ from consumers.audit_report import (
     Counts,
     Difference,
     Findings,
+    Pauses,
     State,
     TweetFacts,
     counts_of,
@@ -35,13 +36,14 @@ from consumers.audit_truth import (
     read_floors,
     sample_active,
 )
+from infra.copies import CopyState
 from infra.shard_map import CLUSTERS
+from infra.slots import slot_of
 from infra.timelines import Kind, Timelines
 
 BATCH_USERS = 1_000  # full timelines of a batch are 17 MB of text for the database and each cluster
 BATCHES_AHEAD = 2  # read while one is compared: three batches in memory at most
 DUMP_USERS = 200  # of one call: 173,000 entries at most, some 50 ms of a node's time
-PAUSES_MAX_S = 30.0  # of one audit: with very many differences they count without more waiting
 
 Progress = Callable[[int, int], None]  # users done, users in all
 Pause = Callable[[float], None]
@@ -58,7 +60,8 @@ def audit(
 ) -> AuditResult:
     """Compares all active users' home timelines, or those of `sample` random ones, in every cluster.
 
-    `complete` makes an absent timeline a failure. Raises `DatabaseUnavailable` and `RedisUnavailable`.
+    `complete` makes a timeline that is absent in a serving copy a failure. Raises `DatabaseUnavailable`
+    and `RedisUnavailable`.
     """
     batches: Iterable[list[int]]
     if sample is None:
@@ -66,7 +69,7 @@ def audit(
     else:
         drawn = sample_active(engine, sample)
         in_all, batches = len(drawn), (drawn[at : at + BATCH_USERS] for at in range(0, len(drawn), BATCH_USERS))
-    auditor = _Auditor(engine, timelines, complete, pause)
+    auditor = _Auditor(engine, timelines, complete, Pauses(pause))
     for first_look in auditor.first_looks(batches):
         auditor.judge(first_look)
         if progress:
@@ -91,9 +94,8 @@ class _Auditor:
     engine: sa.Engine
     timelines: Timelines
     complete: bool
-    pause: Pause
+    pauses: Pauses
     users: int = 0
-    paused_s: float = 0.0
     counts: dict[str, Counts] = field(default_factory=lambda: dict.fromkeys(CLUSTERS, Counts()))
     differences: list[Difference] = field(default_factory=list)
 
@@ -113,10 +115,12 @@ class _Auditor:
         suspects = []
         for user_id in look.users:
             texts = {cluster: copy[user_id] for cluster, copy in copies.items()}
-            if all(self._settled_at_once(text, expected[user_id], look.length) for text in texts.values()):
+            if all(self._settled_at_once(one, user_id, text, expected[user_id]) for one, text in texts.items()):
                 for cluster, text in texts.items():
-                    absent = state_of(text) is State.ABSENT
-                    self._count(cluster, Counts(absent=1) if absent else Counts(1, text.count(b" ")))
+                    if state_of(text) is State.PRESENT:
+                        self._count(cluster, Counts(1, text.count(b" ")))
+                    else:
+                        self._count_absent(cluster, user_id, Counts(absent=1))
             else:
                 suspects.append(user_id)
         self._judge_closely(suspects)
@@ -140,11 +144,17 @@ class _Auditor:
         for at in range(0, len(users), DUMP_USERS):
             yield from self.timelines.dump(cluster, Kind.HOME, users[at : at + DUMP_USERS]).items()
 
-    def _settled_at_once(self, text: bytes, expected: Expected, length: int) -> bool:
+    def _settled_at_once(self, cluster: str, user_id: int, text: bytes, expected: Expected) -> bool:
         state = state_of(text)
         if state is State.PRESENT:
-            return agrees(text, expected, length)
-        return state is State.ABSENT and not self.complete
+            return agrees(text, expected, self.timelines.live.timeline_entries)
+        return state is State.ABSENT and not self._must_be_there(cluster, user_id)
+
+    def _must_be_there(self, cluster: str, user_id: int) -> bool:
+        return self.complete and self._is_serving(cluster, user_id)
+
+    def _is_serving(self, cluster: str, user_id: int) -> bool:
+        return self.timelines.clusters.shard_map.copies.of(cluster, slot_of(user_id)) is CopyState.SERVING
 
     def _judge_closely(self, users: Sequence[int]) -> None:
         """Several looks with time between them; a difference counts when every look found it."""
@@ -153,15 +163,19 @@ class _Auditor:
         for pause_s in LOOK_AGAIN_AFTER_S:
             if not left:
                 break
-            self._pause(pause_s)
+            if pause_s:
+                self.pauses.take(pause_s)
             for user_id, copies in self._look_closely(left).items():
                 earlier = found.get(user_id, copies)
                 found[user_id] = {cluster: copy.as_in(earlier[cluster]) for cluster, copy in copies.items()}
-            left = [user_id for user_id in left if any(map(self._is_open, found[user_id].values()))]
+            left = [one for one in left if any(self._is_open(where, one, copy) for where, copy in found[one].items())]
         for user_id, copies in found.items():
             for cluster, copy in copies.items():
-                self._count(cluster, counts_of(copy))
-                self._note(differences_of(user_id, cluster, copy, self.complete))
+                if copy.state is State.ABSENT:
+                    self._count_absent(cluster, user_id, counts_of(copy))
+                else:
+                    self._count(cluster, counts_of(copy))
+                self._note(differences_of(user_id, cluster, copy, self._must_be_there(cluster, user_id)))
 
     def _look_closely(self, users: Sequence[int]) -> dict[int, dict[str, Findings]]:
         """One look at every entry, with fresh reads: the lists, then what the database expects of them."""
@@ -180,16 +194,16 @@ class _Auditor:
                 }
         return found
 
-    def _is_open(self, findings: Findings) -> bool:
+    def _is_open(self, cluster: str, user_id: int, findings: Findings) -> bool:
         """Whether another look may see something better."""
         if findings.state is State.PRESENT:
             return findings.differs
-        return findings.state is State.REBUILDING or self.complete
+        return findings.state is State.REBUILDING or self._must_be_there(cluster, user_id)
 
-    def _pause(self, pause_s: float) -> None:
-        if pause_s and self.paused_s < PAUSES_MAX_S:
-            self.pause(pause_s)
-            self.paused_s += pause_s
+    def _count_absent(self, cluster: str, user_id: int, counts: Counts) -> None:
+        """What a copy lacks that is filling or down is no wonder, and is not counted."""
+        if self._is_serving(cluster, user_id):
+            self._count(cluster, counts)
 
     def _count(self, cluster: str, counts: Counts) -> None:
         self.counts[cluster] += counts

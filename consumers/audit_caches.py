@@ -15,7 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from consumers.audit_compare import compare, limit_for
-from consumers.audit_report import DIFFERENCES_SAID_MAX, LOOK_AGAIN_AFTER_S, State
+from consumers.audit_report import DIFFERENCES_SAID_MAX, LOOK_AGAIN_AFTER_S, Pauses, State
 from consumers.audit_truth import Stored, read_bodies, read_celebrities, read_own, read_own_floors
 from infra import redis_keys
 from infra.redis_clusters import RedisClusters
@@ -60,7 +60,7 @@ def audit_caches(
 ) -> CacheResult:
     """Compares all that is held, or of each part and cluster `sample` at random. Raises `DatabaseUnavailable` and
     `RedisUnavailable`."""
-    auditor = _CacheAuditor(engine, timelines, sample, progress, pause)
+    auditor = _CacheAuditor(engine, timelines, sample, progress, Pauses(pause))
     for part, (prefix, look) in auditor.parts().items():
         auditor.audit(part, prefix, look)
     return CacheResult(auditor.counts, tuple(auditor.sentences[:DIFFERENCES_SAID_MAX]))
@@ -74,7 +74,7 @@ class _CacheAuditor:
     timelines: Timelines
     sample: int | None
     progress: Progress | None
-    pause: Callable[[float], None]
+    pauses: Pauses
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     sentences: list[str] = field(default_factory=list)
 
@@ -106,7 +106,7 @@ class _CacheAuditor:
         for pause_s in LOOK_AGAIN_AFTER_S:
             if not found:
                 break
-            self.pause(pause_s)
+            self.pauses.take(pause_s)
             again = look(cluster, list(found), Counter())
             both = {one: [words for words in said if words in again.get(one, ())] for one, said in found.items()}
             found = {one: said for one, said in both.items() if said}
@@ -163,7 +163,7 @@ class _CacheAuditor:
         self, cluster: str, command: str, key_of: Callable[[int], bytes], ids: Sequence[int]
     ) -> dict[int, Any]:
         clusters, found = self.timelines.clusters, dict[int, Any]()
-        for name, part in clusters.shard_map.by_node(cluster, ids).items():
+        for name, part in clusters.shard_map.readable_by_node(cluster, ids).items():
             answers = clusters.node(name).commands([(command, key_of(one)) for one in part])
             found |= zip(part, answers, strict=True)
         return found
@@ -171,24 +171,27 @@ class _CacheAuditor:
 
 def body_in_words(data: bytes, truth: Stored | None) -> str:
     """What is wrong with a body or tombstone; nothing when all is right. A retweet of what was deleted is shown to
-    nobody, so its body may stay until its own delete has come."""
+    nobody, so its body may stay, also when the row has lost its text with its own delete."""
     if truth is None:
         return "no tweet has this id"
     if data == TOMBSTONE:
         return "there is a tombstone, but it is live" if truth.live else ""
-    if truth.deleted and not truth.hidden:
-        return "there is a body, but it was deleted"
+    if truth.deleted:
+        return "" if truth.hidden else "there is a body, but it was deleted"
     return "" if decode_body(data) == truth.body else "the body is another one than the database has"
 
 
 def held_ids(clusters: RedisClusters, cluster: str, prefix: bytes) -> list[int]:
-    """The ids whose keys of this kind the nodes of a cluster hold, without what is left of an earlier placement."""
+    """The ids whose keys of this kind the nodes of a cluster hold, without what is left of an earlier
+    placement, and without copies that are down: nobody reads them."""
     shard_map = clusters.shard_map
     found: list[int] = []
     for index, name in enumerate(shard_map.nodes_of(cluster)):
+        if name in shard_map.down_nodes:
+            continue
         ids = np.array(sorted(_scanned(clusters, name, prefix)), dtype=np.uint64)
         found += ids[shard_map.node_indexes(cluster)[slots_of(ids)] == index].tolist()
-    return sorted(found)
+    return sorted(one for part in shard_map.readable_by_node(cluster, found).values() for one in part)
 
 
 def _scanned(clusters: RedisClusters, name: str, prefix: bytes) -> set[int]:

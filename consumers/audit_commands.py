@@ -83,6 +83,7 @@ def _run(opened: Stores, bootstrap: str, wait_s: float, sample: int | None, comp
                 said_s = time.monotonic()
 
         wait_until_applied(opened.engine, bootstrap, wait_s, waiting)
+        wait_until_folded(opened.engine, bootstrap, wait_s, waiting)  # now too: without counters it ends here
         bar.update(task, description="audited users")
         result = audit(
             opened.engine,

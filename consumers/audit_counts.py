@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from consumers.audit_report import DIFFERENCES_SAID_MAX, LOOK_AGAIN_AFTER_S
+from consumers.audit_report import DIFFERENCES_SAID_MAX, LOOK_AGAIN_AFTER_S, Pauses
 from infra import redis_keys
 from infra.counts import TweetCounts, decode_counts
 from infra.database import reading
@@ -68,12 +68,13 @@ def audit_counts(
     """Compares the counts of all tweets, or of `sample` random ones. Raises `DatabaseUnavailable` and
     `RedisUnavailable`."""
     tweets = held = 0
+    pauses = Pauses(pause)
     wrong: list[WrongCounts] = []
     wrong_by = dict.fromkeys(("row", "likes", *CLUSTERS), 0)
     for ids in _batches(engine, sample):
         look = _Look(engine, clusters, ids)
         tweets, held = tweets + len(ids), held + look.held
-        for one in _confirmed(engine, clusters, look, pause):
+        for one in _confirmed(engine, clusters, look, pauses):
             wrong_by[one.where.removeprefix("cluster ")] += 1
             wrong += [one] if len(wrong) < DIFFERENCES_SAID_MAX else []
     rows = wrong_by.pop("row") + wrong_by.pop("likes")
@@ -102,12 +103,12 @@ class _Look:
         ]
 
 
-def _confirmed(engine: sa.Engine, clusters: RedisClusters, look: _Look, pause: Pause) -> list[WrongCounts]:
+def _confirmed(engine: sa.Engine, clusters: RedisClusters, look: _Look, pauses: Pauses) -> list[WrongCounts]:
     """What every look finds; as the last one sees it."""
     for pause_s in LOOK_AGAIN_AFTER_S:
         if not look.wrong:
             break
-        pause(pause_s)
+        pauses.take(pause_s)
         places = {(one.tweet_id, one.where) for one in look.wrong}
         look = _Look(engine, clusters, sorted({tweet_id for tweet_id, _ in places}))
         look.wrong = [one for one in look.wrong if (one.tweet_id, one.where) in places]
@@ -115,7 +116,7 @@ def _confirmed(engine: sa.Engine, clusters: RedisClusters, look: _Look, pause: P
 
 
 def _held(clusters: RedisClusters, cluster: str, ids: Sequence[int]) -> dict[int, TweetCounts]:
-    parts = clusters.shard_map.by_node(cluster, ids)
+    parts = clusters.shard_map.readable_by_node(cluster, ids)
     found: dict[int, TweetCounts] = {}
     for node, part in parts.items():
         shown = decode_counts(part, clusters.node(node).look("counts_read", *map(redis_keys.counts, part)))

@@ -105,7 +105,7 @@ class Audience:
 
     def _of_activity(self, message: LogMessage) -> Iterator[tuple[Listener, list[Happening]]]:
         followers = self._by_author.get(message.key or b"")
-        if not followers:
+        if not followers or message.replayed:
             return
         event = decode_activity(message.value)
         if event.type in OF_ACTIVITY:

@@ -16,8 +16,8 @@ from consumers.live_frames import EventQueue, Reason, farewell
 from consumers.live_lag import FeedLag
 from consumers.live_listener import Listener, Told
 from consumers.live_telling import Payloads, Teller
-from consumers.page_queries import USERS_MAX
 from infra import metrics
+from infra.celebrities import USERS_MAX
 from infra.errors import Closed, DependencyError, PositionLost
 from infra.log_reader import Cut, Log, LogMessage, LogReader, LogWatch
 

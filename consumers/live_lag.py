@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import structlog
+from prometheus_client import Gauge
 
 from infra import metrics
 from infra.errors import KafkaUnavailable
@@ -22,7 +23,8 @@ log = structlog.get_logger()
 class FeedLag:
     """Sets the metric, and gives a reader that stands still a new client. Not safe for several threads."""
 
-    def __init__(self, watch: LogWatch, reader: LogReader) -> None:
+    def __init__(self, watch: LogWatch, reader: LogReader, gauge: Gauge = metrics.STREAM_LAG) -> None:
+        self._gauge = gauge
         self._watch = watch
         self._reader = reader
         self._behind: set[Log] = set()  # logs of which the end was not read
@@ -42,7 +44,7 @@ class FeedLag:
                 ages_s.append(time.time() - message.timestamp_ms / 1000)
         if messages:
             self._heard_s = now_s
-            metrics.STREAM_LAG.set(max(ages_s) if self._behind else 0)
+            self._gauge.set(max(ages_s) if self._behind else 0)
         if now_s > self._look_s:
             self._look_at_ends()
             self._look_s = time.monotonic() + LOOK_EVERY_S
@@ -51,13 +53,13 @@ class FeedLag:
         try:
             ends = self._watch.ends()
         except KafkaUnavailable:
-            metrics.STREAM_LAG.set(time.monotonic() - self._heard_s)
+            self._gauge.set(time.monotonic() - self._heard_s)
             return
         now_s = time.monotonic()
         behind = {one: offset for one, offset in self._reader.cut.items() if ends[one] > offset}
         if not behind:
             self._heard_s = now_s
-            metrics.STREAM_LAG.set(0)
+            self._gauge.set(0)
         if self._stuck.since(behind, now_s) > STUCK_S:
             log.warning("a reader of the logs stands still and gets a new client", logs=sorted(behind))
             self._reader.renew()

@@ -28,9 +28,10 @@ def sorted_ids(user_ids: Iterable[int]) -> Ids:
 
 
 def happenings(records: Sequence[Delivery], listening: Ids) -> dict[int, list[Happening]]:
-    """For each listening user whom these records concern, what happens, in their order."""
+    """For each listening user whom these records concern, what happens, in their order. What is to be verified was
+    sent again and is no news."""
     found: dict[int, list[Happening]] = {}
-    for record in records:
+    for record in (one for one in records if not one.verify):
         for user_id, happening in _of_record(record, listening):
             found.setdefault(user_id, []).append(happening)
     return found

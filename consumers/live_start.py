@@ -36,9 +36,18 @@ def start_of(
         return fresh, Reason.POSITION_UNKNOWN
     if position.audience != audience:
         return fresh, Reason.FOLLOWS_CHANGED
+    if _named_last(position) >= bounds.ends[log]:
+        return fresh, Reason.POSITION_UNKNOWN
     places = {log: position.deliveries} | dict(zip(ACTIVITY_LOGS, position.activity, strict=False))
     reason = _cannot_resume(places, bounds)
     return (position, None) if reason is None else (fresh, reason)
+
+
+def _named_last(position: Position) -> int:
+    """The last message of deliveries that must be there: one of which something was told, or that changed follows.
+    Whoever resumes a stream reads as far, and its group with him."""
+    told = position.deliveries.offset if position.told else -1
+    return max(told, -1 if position.reload_after is None else position.reload_after)
 
 
 def _cannot_resume(places: Mapping[Log, Place], bounds: Bounds) -> Reason | None:

@@ -1,6 +1,4 @@
-"""The reader's questions to the database: ids of a page below the floor or during a rebuild, and who is a celebrity."""
-
-from collections.abc import Mapping, Sequence
+"""The reader's questions to the database: ids of a page below the floor or during a rebuild."""
 
 import sqlalchemy as sa
 
@@ -8,8 +6,6 @@ from infra.database import reading
 from infra.ids import ID_MAX
 from infra.timeline_windows import Span
 from infra.timelines import Kind
-
-USERS_MAX = 500  # of one query
 
 # The authors of a home page: the followed ones, celebrities too, and the reader himself.
 _AUTHORS = {
@@ -44,15 +40,6 @@ _UP = {"order": "ASC", "beyond": ">=", "within": "<=", "last": "max", "furthest"
 _BELOW = {kind: sa.text(_IDS.format(authors=authors, **_DOWN)) for kind, authors in _AUTHORS.items()}
 _FROM = {kind: sa.text(_IDS.format(authors=authors, **_UP)) for kind, authors in _AUTHORS.items()}
 
-_CELEBRITIES = sa.text(
-    """
-    SELECT follower_id, array_agg(author_id ORDER BY author_id) FROM follows
-    JOIN users ON users.id = author_id AND status IN ('both', 'pull')
-    WHERE follower_id = ANY (CAST(:ids AS bigint[]))
-    GROUP BY follower_id
-    """
-)
-
 _USER = sa.text("SELECT 1 FROM users WHERE id = :id AND deleted_at IS NULL")
 
 
@@ -63,21 +50,6 @@ def ids_of(engine: sa.Engine, kind: Kind, user_id: int, span: Span) -> list[int]
     with reading(engine) as connection:
         limits = {"user": user_id, "cursor": cursor, "count": span.count}
         return list(connection.execute(query, limits).scalars())
-
-
-def celebrities(engine: sa.Engine, user_id: int) -> list[int]:
-    """The celebrities whom a user follows."""
-    return list(celebrities_of(engine, [user_id])[user_id])
-
-
-def celebrities_of(engine: sa.Engine, user_ids: Sequence[int]) -> Mapping[int, frozenset[int]]:
-    """The celebrities whom each of these users follows."""
-    found = dict.fromkeys(user_ids, frozenset[int]())
-    for start in range(0, len(user_ids), USERS_MAX):
-        with reading(engine) as connection:
-            rows = connection.execute(_CELEBRITIES, {"ids": list(user_ids[start : start + USERS_MAX])})
-            found |= {row[0]: frozenset(row[1]) for row in rows}
-    return found
 
 
 def user_exists(engine: sa.Engine, user_id: int) -> bool:

@@ -5,7 +5,7 @@ on. Knows no server. Next: timeline_source.py.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consumers.page_rules import Live, Shown, shown
 from infra.ids import ID_MAX
@@ -14,8 +14,8 @@ from infra.timeline_windows import Span
 
 LOOK_ENTRIES_MAX = 640  # of one look, and so of the bodies read at once: some 200 kB
 MORE_ENTRIES = 20  # the least that a further look asks for when many of the last one were deleted; then twice as many
-# Of one page. Only what is deleted or hidden makes a page look further than itself and its context: more than six times
-# what a list can hold. Beyond it the page is short and says so.
+# Of one page, on each side of its cursor. Only what is deleted or hidden makes a page look further than itself and its
+# context: more than six times what a list can hold. Beyond it the page is short and says so.
 LOOKED_ENTRIES_MAX = 5_000
 
 
@@ -30,11 +30,12 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Filled:
     """A page, newest first. `next_max_id` asks for what is older, None when nothing is; `cut` when very many deleted or
-    hidden tweets made it short."""
+    hidden tweets made it short: upwards `next_min_id` then goes on behind them."""
 
     shown: list[Shown]
     next_max_id: int | None
     cut: bool
+    next_min_id: int | None = None
 
 
 class Stretch:
@@ -51,21 +52,28 @@ class Stretch:
         self.oldest_reached = False
         self.newest_reached = cursor is None
         self.lowest = cursor  # all down to here was looked at, deleted ones too
-        self._next_above = cursor
+        self.highest = None if cursor is None else cursor - 1  # the same upwards
         self._look = look
         self._live_among = live_among
-        self._left = LOOKED_ENTRIES_MAX
+        self._left_older = self._left_newer = LOOKED_ENTRIES_MAX
 
     @property
-    def used_up(self) -> bool:
-        """Whether it may look no further."""
-        return self._left <= 0
+    def older_used_up(self) -> bool:
+        """Whether it may look no further down."""
+        return self._left_older <= 0
+
+    @property
+    def newer_used_up(self) -> bool:
+        """Whether it may look no further up."""
+        return self._left_newer <= 0
 
     def reach_older(self, count: int) -> None:
         """Knows the next `count` entries below the cursor, or all there are."""
         least = 0
-        while len(self.older) < count and not self.oldest_reached and not self.used_up:
-            found = self._next(Span(self.lowest, max(count - len(self.older), least)))
+        while len(self.older) < count and not self.oldest_reached and not self.older_used_up:
+            wanted = min(max(count - len(self.older), least), LOOK_ENTRIES_MAX)
+            self._left_older -= wanted
+            found = self._look(Span(self.lowest, wanted))
             self.older += self._live_among(found.ids)
             self.oldest_reached = found.ended
             self.lowest = found.ids[-1] if found.ids else self.lowest
@@ -74,17 +82,15 @@ class Stretch:
     def reach_newer(self, count: int) -> None:
         """Knows the next `count` entries from the cursor on, or all there are."""
         least = 0
-        while len(self.newer) < count and not self.newest_reached and not self.used_up:
-            found = self._next(Span(self._next_above, max(count - len(self.newer), least), upwards=True))
+        while len(self.newer) < count and not self.newest_reached and not self.newer_used_up:
+            assert self.highest is not None
+            wanted = min(max(count - len(self.newer), least), LOOK_ENTRIES_MAX)
+            self._left_newer -= wanted
+            found = self._look(Span(self.highest + 1, wanted, upwards=True))
             self.newer += self._live_among(found.ids)
             self.newest_reached = found.ended
-            self._next_above = found.ids[-1] + 1 if found.ids else self._next_above
+            self.highest = found.ids[-1] if found.ids else self.highest
             least = 2 * least + MORE_ENTRIES
-
-    def _next(self, span: Span) -> Found:
-        part = Span(span.cursor, min(span.count, LOOK_ENTRIES_MAX), span.upwards)
-        self._left -= part.count
-        return self._look(part)
 
 
 def page_below(stretch: Stretch, cursor: Cursor, span: int) -> Filled:
@@ -106,7 +112,7 @@ def page_below(stretch: Stretch, cursor: Cursor, span: int) -> Filled:
             return Filled(found[: cursor.limit], found[cursor.limit - 1].body.id, cut=False)
         if _ended(part, stretch.older, stretch.oldest_reached) or any(one.body.id <= since_id for one in part[-1:]):
             return Filled(found, None, cut=False)
-        if stretch.used_up:
+        if stretch.older_used_up:
             lowest = stretch.lowest if len(part) == len(stretch.older) else part[-1].body.id
             return Filled(found, lowest, cut=True)
         candidates *= 2
@@ -126,11 +132,16 @@ def page_above(stretch: Stretch, cursor: Cursor, span: int) -> Filled:
         last = len(stretch.newer[: candidates + span])
         found = [one for one in shown(entries, last - len(part), last, span) if one.body.id < below]
         ended = _ended(part, stretch.newer, stretch.newest_reached) or any(one.body.id >= below for one in part[-1:])
-        if len(found) >= cursor.limit or ended or stretch.used_up:
-            oldest = found[-cursor.limit :]
-            cut = len(found) < cursor.limit and not ended
-            return Filled(oldest, oldest[-1].body.id if oldest else None, cut)
+        if len(found) >= cursor.limit or ended:
+            return _filled_above(found[-cursor.limit :])
+        if stretch.newer_used_up:
+            highest = stretch.highest if len(part) == len(stretch.newer) else part[-1].body.id
+            return replace(_filled_above(found), cut=True, next_min_id=highest)
         candidates *= 2
+
+
+def _filled_above(found: list[Shown]) -> Filled:
+    return Filled(found, found[-1].body.id if found else None, cut=False)
 
 
 def _has_retweets(part: Sequence[Live]) -> bool:

@@ -25,12 +25,13 @@ class State(StrEnum):
 
     COMPLETE = "complete"
     REBUILDING = "rebuilding"  # somebody else rebuilds a part of it; this page came from the database
-    PARTIAL = "partial"  # a page cut short by very many deleted or hidden tweets; the next one goes on from there
+    PARTIAL = "partial"  # a page cut short by very many deleted or hidden tweets; the next one goes on behind them
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Live tweets, newest first. `next_max_id` asks for the older ones; None when there are none.
+    """Live tweets, newest first. `next_max_id` asks for the older ones; None when there are none. `next_min_id` asks
+    for the newer ones; None when there is nothing to go on from.
 
     `retweeted_by` has the authors for each retweet: its own, then those of the newer ones that are hidden for it.
     """
@@ -39,6 +40,7 @@ class Page:
     next_max_id: int | None
     state: State
     retweeted_by: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    next_min_id: int | None = None
 
 
 class TimelineReader:
@@ -69,9 +71,10 @@ class TimelineReader:
             filled = page_above(
                 Stretch(source.look, self._live_among, min(cursor.min_id, ID_MAX - 1) + 1), cursor, span
             )
-        if not filled.shown and cursor.max_id is None:
+        if not filled.shown:
             source.need_user()  # what a deleted one had is in no page
         state = State.REBUILDING if source.rebuilding else State.PARTIAL if filled.cut else State.COMPLETE
         tweets = [one.body for one in filled.shown]
         retweeted_by = {one.body.id: one.retweeted_by for one in filled.shown if one.retweeted_by}
-        return Page(tweets, filled.next_max_id, state, retweeted_by)
+        newest = tweets[0].id if tweets else None
+        return Page(tweets, filled.next_max_id, state, retweeted_by, filled.next_min_id or newest)

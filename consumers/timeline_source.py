@@ -5,13 +5,15 @@ merged is valid down to the highest floor; what is absent is rebuilt. Next: infr
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from consumers import page_queries
 from consumers.pages import Found
 from infra import metrics
+from infra.celebrities import celebrities_of
 from infra.composition import Stores
 from infra.errors import NotFound, TokenLost
 from infra.rebuild import BATCH_USERS_MAX, Outcome, activate, rebuild
@@ -81,7 +83,7 @@ class TimelineSource:
             if window.floor is None:
                 busy |= self._rebuild(kind, [self._user_id])
         if look.celebrities is None:
-            self._timelines.fill_celebrities(self._user_id, self._read_celebrities)
+            self._stores.filling.fill("celebrities", [self._user_id], self._fill_celebrities)
         deadline_s = time.monotonic() + BUSY_WAIT_S
         look = look_home(self._clusters, self._user_id, span)
         while busy and not look.whole and time.monotonic() < deadline_s:
@@ -116,28 +118,34 @@ class TimelineSource:
         return found
 
     def _rebuild(self, kind: Kind, users: Sequence[int]) -> bool:
-        """Rebuilds timelines, once over all processes. Returns whether somebody else is at one of them, or removals
-        come faster than it can be rebuilt."""
+        """Rebuilds timelines, once over all threads and processes. Returns whether somebody else is at one of them, or
+        was, or removals come faster than it can be rebuilt."""
         metrics.MISSES.labels(kind).inc(len(users))
-        busy = False
+        busy = list[bool]()
+        others = self._stores.filling.fill(kind, users, lambda mine: busy.extend(self._rebuild_batches(kind, mine)))
+        return any(busy) or bool(others)
+
+    def _rebuild_batches(self, kind: Kind, users: Sequence[int]) -> Iterator[bool]:
         for start in range(0, len(users), BATCH_USERS_MAX):
             try:
                 part = users[start : start + BATCH_USERS_MAX]
-                outcomes = rebuild(self._stores.engine, self._timelines, kind, part)
-                busy |= Outcome.BUSY in outcomes.values()
+                yield Outcome.BUSY in rebuild(self._stores.engine, self._timelines, kind, part).values()
             except TokenLost:
-                busy = True
-        return busy
+                yield True
+
+    def _fill_celebrities(self, users: Sequence[int]) -> None:
+        self._timelines.fill_celebrities(users, partial(celebrities_of, self._stores.engine))
 
     def _read_celebrities(self) -> list[int]:
-        return page_queries.celebrities(self._stores.engine, self._user_id)
+        return list(celebrities_of(self._stores.engine, [self._user_id])[self._user_id])
 
     def _renew_home(self, look: HomeLook) -> None:
         """Once a day a read gives all copies their whole time again, and says that the user is active."""
-        ttl_s = self._timelines.live.timeline_ttl_s
+        timelines = self._timelines.steady()
+        ttl_s = timelines.live.timeline_ttl_s
         if min(look.home.time_left_s, look.own.time_left_s) < ttl_s - RENEW_BELOW_S:
             activate(self._stores.engine, [self._user_id], ttl_s, datetime.now(UTC))
-            self._timelines.renew(self._user_id)
+            timelines.renew(self._user_id)
 
     def _database_because(self) -> str:
         """Why the database is asked, as the metric has it."""

@@ -5,7 +5,7 @@ off. Used by consumers/live_feed.py.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,9 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.errors import KafkaUnavailable, PositionLost
-from infra.kafka import GROUP, PARTITION_END, admin_client, log_offsets, topic_ids
+from infra.events import is_replayed
+from infra.kafka import GROUP
+from infra.kafka_logs import PARTITION_END, admin_client, log_offsets, topic_ids
 from infra.topics import ACTIVITY, DELIVERIES, LOGS_OF_WORKERS
 
 READ_MESSAGES_MAX = 500  # of one read: some milliseconds of work
@@ -49,6 +51,12 @@ class LogMessage(NamedTuple):
     key: bytes | None
     value: bytes | None
     timestamp_ms: int
+    headers: Sequence[tuple[str, bytes]] = ()
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it is activity that was sent again."""
+        return is_replayed(self.headers)
 
 
 class LogReader:
@@ -110,7 +118,8 @@ def _read(message: "object") -> LogMessage | None:
     offset = message.offset()  # type: ignore[attr-defined]
     if error is None:
         key, value, (_, timestamp_ms) = message.key(), message.value(), message.timestamp()  # type: ignore[attr-defined]
-        return LogMessage(log, offset, offset + 1, key, value or b"", timestamp_ms)
+        headers = message.headers() or ()  # type: ignore[attr-defined]
+        return LogMessage(log, offset, offset + 1, key, value or b"", timestamp_ms, headers)
     if error.code() == PARTITION_END:
         return LogMessage(log, offset, offset, None, None, 0)
     if error.code() in LOST_CODES:
@@ -154,13 +163,19 @@ class LogWatch:
         return self._ask(lambda admin: _offsets(admin, OffsetSpec.latest()))
 
     def applied(self, logs: Iterable[Log]) -> Mapping[Log, int]:
-        """Where the agents' group goes on: what is before it has its effect everywhere. 0 where it never was."""
+        """Where the agents' group goes on: what is before it has its effect everywhere. 0 where it never was.
+
+        It does not wait for open transactions: those of fan_out hold places that count when they are committed.
+        """
+        config = {"bootstrap.servers": self._bootstrap, "group.id": GROUP, "enable.auto.commit": False}
         with self._lock:
             try:
-                self._consumer = self._consumer or Consumer(
-                    {"bootstrap.servers": self._bootstrap, "group.id": GROUP, "enable.auto.commit": False}
-                )
+                if self._consumer is None:
+                    self._consumer = Consumer(config | {"isolation.level": "read_uncommitted"})
                 places = self._consumer.committed([TopicPartition(*log) for log in logs], ANSWER_WITHIN_S)
+                for place in places:
+                    if place.error is not None:
+                        raise KafkaException(place.error)
             except KafkaException as error:
                 self._forget()
                 raise self._away(error) from error
@@ -174,7 +189,8 @@ class LogWatch:
     def _ask(self, question: Callable[[AdminClient], T]) -> T:
         with self._lock:
             try:
-                self._admin = self._admin or admin_client(self._bootstrap, ANSWER_WITHIN_S)
+                if self._admin is None:  # a client with nothing under way is false
+                    self._admin = admin_client(self._bootstrap, ANSWER_WITHIN_S)
                 return question(self._admin)
             except KafkaException as error:
                 self._forget()

@@ -18,19 +18,20 @@ import faust
 import sqlalchemy as sa
 
 from infra import metrics
-from infra.events import Activity, decode_activity
-from infra.kafka import CALL_TIMEOUT_S, GROUP, TRANSACTION_TIMEOUT_MS, Claim, TransactionalProducer, await_settled
+from infra.dead_letters import DeadLetters
+from infra.events import Activity, decode_activity, is_replayed
+from infra.kafka import CALL_TIMEOUT_S, GROUP, TRANSACTION_TIMEOUT_MS, Claim, TransactionalProducer
+from infra.kafka_logs import await_settled
 from infra.settings import Settings
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
 from streams.batches import work_in_batches
 from streams.dead_letter_share import DeadLetterShare
-from streams.dead_letters import DeadLetters
 from streams.deliver import Deliverer, Received, apply_together, receive
 from streams.ending import end_process
 from streams.fan_out import Chunk, FanOut, by_tweet_id, pack_messages, read_facts
 from streams.handling import Handling, Together, Work, until_done
-from streams.in_order import InOrderConsumer
+from streams.in_order import FindOffset, InOrderConsumer
 from streams.progress import PROGRESS, Place, Run
 from streams.rounds import Batch, Limits, Rounds
 
@@ -84,8 +85,9 @@ class Unmonitored(faust.Monitor):  # type: ignore[misc]
         """Nothing."""
 
 
-def create_app(parts: Parts) -> faust.App:
-    """An app with the two agents. Importing this module makes none; a test makes its own."""
+def create_app(parts: Parts, find_offset: FindOffset) -> faust.App:
+    """An app with the two agents. `find_offset` says where a partition goes on whose offset Kafka does not have.
+    Importing this module makes none; a test makes its own."""
     app = faust.App(
         GROUP,
         broker=f"kafka://{parts.bootstrap}",
@@ -95,7 +97,7 @@ def create_app(parts: Parts) -> faust.App:
         topic_disable_leader=True,
         topic_allow_declare=False,
         table_standby_replicas=0,
-        consumer_auto_offset_reset="earliest",
+        consumer_auto_offset_reset="none",  # an offset that is not there is looked at: find_offset
         broker_session_timeout=SESSION_S,
         broker_heartbeat_interval=HEARTBEAT_S,
         broker_max_poll_records=POLL_RECORDS_MAX,
@@ -105,13 +107,22 @@ def create_app(parts: Parts) -> faust.App:
         worker_redirect_stdouts=False,
         monitor=Unmonitored(),
     )
-    fan_out, deliver = FanOutWork(parts, lambda: app.consumer.member_id()), DeliverWork(parts)
+    member = lambda: app.consumer.member_id()  # noqa: E731 - there is no consumer yet
+    fan_out, deliver = FanOutWork(parts, member), DeliverWork(parts, member)
     rounds = [
         _add_agent(app, parts, ACTIVITY, _handling(parts, "fan_out", fan_out), FAN_OUT_ROUNDS, fan_out.together),
-        _add_agent(app, parts, DELIVERIES, _handling(parts, "deliver", deliver), DELIVER_ROUNDS, deliver.together),
+        _add_agent(
+            app,
+            parts,
+            DELIVERIES,
+            _handling(parts, "deliver", deliver),
+            DELIVER_ROUNDS,
+            deliver.together,
+            deliver.unsettled_s,
+        ),
     ]
 
-    app.transport.Consumer = partial(InOrderConsumer, rounds=rounds)
+    app.transport.Consumer = partial(InOrderConsumer, rounds=rounds, find_offset=find_offset)
 
     async def on_revoked(*_: object, **__: object) -> None:
         """Faust has waited for the batches at work: what was held for them belongs to an old generation now."""
@@ -135,6 +146,7 @@ def _add_agent(
     handling: Handling[Any],
     limits: Limits,
     together: Together[Any] | None = None,
+    unsettled_s: Callable[[int], float] = lambda _: 0.0,
 ) -> Rounds:
     channel = app.topic(topic.name, key_serializer="raw", value_serializer="raw")
 
@@ -163,8 +175,12 @@ def _add_agent(
         PROGRESS.begin(place, Run(first.offset, last.offset, int(first.timestamp * 1000)))
         return place
 
-    async def process(batches: Sequence[Batch]) -> None:
-        await asyncio.get_running_loop().run_in_executor(parts.threads, handle, batches)
+    def work(batches: Sequence[Batch]) -> Sequence[float]:
+        handle(batches)
+        return [unsettled_s(batch[0].message.partition) for batch in batches]
+
+    async def process(batches: Sequence[Batch]) -> Sequence[float]:
+        return await asyncio.get_running_loop().run_in_executor(parts.threads, work, batches)
 
     async def agent(stream: faust.StreamT) -> None:
         await work_in_batches(stream, rounds)
@@ -190,7 +206,7 @@ class FanOutWork:
 
     def read(self, message: Any) -> Activity:
         """One event of an author."""
-        return decode_activity(message.value)
+        return decode_activity(message.value, replayed=is_replayed(message.headers))
 
     def run(self, first: Any, decoded: Sequence[Activity]) -> None:
         """Returns when what the batch asks for is in the deliveries log."""
@@ -282,8 +298,9 @@ def _ended(claimed: "Future[None]") -> "Future[None]":
 class DeliverWork:
     """deliver's handling of a batch of one partition and generation."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, member: Callable[[], str]) -> None:
         self.parts = parts
+        self._member = member
         self._held: dict[int, tuple[int, Deliverer]] = {}
 
     def read(self, message: Any) -> Received:
@@ -291,7 +308,7 @@ class DeliverWork:
         return receive(message.offset, message.value)
 
     def run(self, first: Any, decoded: Sequence[Received]) -> None:
-        """Returns when the batch's records are in all three clusters."""
+        """Returns when the batch's records are in every copy that is not down."""
 
         def deliver() -> None:
             self._deliverer(first.partition, first.generation_id).apply(decoded)
@@ -303,6 +320,12 @@ class DeliverWork:
         work = [(self._deliverer(first.partition, first.generation_id), decoded) for first, decoded in run]
         return apply_together(self.parts.timelines.clusters, work)
 
+    def unsettled_s(self, partition: int) -> float:
+        """For how long the partition's last batch must not be acknowledged: it may have left out a node that somebody
+        still reads."""
+        held = self._held.get(partition)
+        return held[1].unsettled_s() if held is not None else 0.0
+
     def release(self) -> None:
         """Drops what is held for all partitions."""
         self._held.clear()
@@ -310,6 +333,20 @@ class DeliverWork:
     def _deliverer(self, partition: int, generation: int) -> Deliverer:
         held = self._held.get(partition)
         if held is None or held[0] != generation:
-            made = Deliverer(self.parts.engine, self.parts.timelines, partition, generation)
+            prove = partial(self._prove, partition, generation)
+            made = Deliverer(self.parts.engine, self.parts.timelines, partition, generation, prove)
+            if held is not None:
+                made.leave_out(held[1].left_out)  # earlier messages of the same batch may be of the last generation
             held = self._held[partition] = (generation, made)
         return held[1]
+
+    def _prove(self, partition: int, generation: int, offset: int) -> None:
+        """Has the group's coordinator check a claim that is then not kept. Raises `Superseded` when the generation is
+        over, `KafkaUnavailable`."""
+        claim = Claim(DELIVERIES, {partition: offset}, generation, self._member())
+        producer = TransactionalProducer(self.parts.bootstrap, f"fanfold-deliver-{uuid.uuid4()}")
+        try:
+            producer.begin(claim)
+            producer.abort()
+        finally:
+            producer.close()

@@ -6,16 +6,21 @@ escapes an agent: a batch that cannot be finished ends the process, unacknowledg
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import faust
+import structlog
 
 from streams.ending import end_process
 from streams.progress import AGENT_OF, PROGRESS
 from streams.rounds import Rounds
 
 BATCH_BYTES_MAX = 2 * 1_048_576  # what waits, but for one message: 262,000 follower ids, a second's work at most
-BATCH_WAIT_S = 8.0  # a stop or a revoke waits this long for the batch at work: below the session of 10 s
+# A stop or a revoke waits this long for the batch at work, and for its acknowledgement: below the session of 10 s.
+BATCH_WAIT_S = 8.0
+
+log = structlog.get_logger()
 
 
 async def work_in_batches(stream: faust.StreamT, rounds: Rounds) -> None:
@@ -35,7 +40,8 @@ async def work_in_batches(stream: faust.StreamT, rounds: Rounds) -> None:
 
 
 class Batches:
-    """What waits in one partition, and what of it is worked on."""
+    """What waits in one partition, what of it is worked on, and what is done and not acknowledged yet. The last is
+    bounded by time: each batch waits for a bounded number of seconds, and those behind it no longer than that."""
 
     def __init__(self, stream: faust.StreamT, rounds: Rounds) -> None:
         self.at_work = False
@@ -45,6 +51,8 @@ class Batches:
         self._waiting: list[faust.EventT] = []
         self._dropped_generation = -1  # what comes of it is not taken: what came before it was dropped
         self._changed = asyncio.Event()
+        self._settling: deque[tuple[float, Sequence[faust.EventT]]] = deque()  # and when each may be acknowledged
+        self._settler: asyncio.Task[None] | None = None
 
     @property
     def since(self) -> float | None:
@@ -71,12 +79,21 @@ class Batches:
         self.at_work = True
         return batch
 
-    async def acknowledge(self, batch: Sequence[faust.EventT]) -> None:
-        """The batch's effect is there. A crash just before brings it again; just after, only what is behind it."""
-        for event in batch:
-            await self._stream.ack(event)
+    async def acknowledge(self, batch: Sequence[faust.EventT], after_s: float = 0.0) -> None:
+        """The batch's effect is there, and the next one may be worked on. It is acknowledged after so many seconds, in
+        order: an acknowledgement holds for all that is before it. A crash just before brings it again, and what was
+        done behind it; just after, only what is behind it."""
+        if after_s <= 0 and not self._settling:
+            await self._acknowledge(batch)
+        else:
+            self._settling.append((asyncio.get_running_loop().time() + after_s, batch))
+            self._settler = self._settler or asyncio.create_task(self._settle())
         self.at_work = False
         self._changed.set()
+
+    async def wait_settled(self) -> None:
+        """Returns when nothing waits to be acknowledged."""
+        await self._until(lambda: not self._settling)
 
     def drop_waiting(self, generation: int) -> None:
         """Before a stop or a rebalance: only the batch at work is ended. What waits is read again, and nothing more is
@@ -85,16 +102,37 @@ class Batches:
         self._drop()
 
     async def finish(self) -> None:
-        """Lets the batch at work end, whatever cancels us meanwhile; ends the process when it can't."""
+        """Lets the batch at work end and be acknowledged, whatever cancels us meanwhile; ends the process when it
+        can't."""
         deadline = asyncio.get_running_loop().time() + BATCH_WAIT_S
-        while self.at_work:
+        while self._is_busy():
             left_s = deadline - asyncio.get_running_loop().time()
             if left_s <= 0:
                 end_process("a batch did not end in time for a stop or a rebalance")
             try:
-                await asyncio.wait({asyncio.ensure_future(self._until(lambda: not self.at_work))}, timeout=left_s)
+                await asyncio.wait({asyncio.ensure_future(self._until(lambda: not self._is_busy()))}, timeout=left_s)
             except asyncio.CancelledError:
                 continue  # being cancelled twice must not acknowledge half a batch
+
+    def _is_busy(self) -> bool:
+        return self.at_work or bool(self._settling)
+
+    async def _settle(self) -> None:
+        try:
+            while self._settling:
+                due_s, batch = self._settling[0]
+                await asyncio.sleep(due_s - asyncio.get_running_loop().time())
+                await self._acknowledge(batch)
+                self._settling.popleft()
+        except Exception:
+            log.exception("acknowledging failed")
+            end_process("what was done could not be acknowledged")
+        self._settler = None
+        self._changed.set()
+
+    async def _acknowledge(self, batch: Sequence[faust.EventT]) -> None:
+        for event in batch:
+            await self._stream.ack(event)
 
     def _drop(self) -> Sequence[faust.EventT]:
         batch, self._waiting, self.waiting_bytes = self._waiting, [], 0

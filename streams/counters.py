@@ -7,6 +7,7 @@ next one needs. Next: consumers/api.py shows them.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,18 +19,19 @@ from confluent_kafka import Message
 from infra import metrics
 from infra.advisory_lock import AdvisoryLock, LockClass
 from infra.counts import SHARD
+from infra.dead_letters import DeadLetter, DeadLetters, Stage, class_name
 from infra.errors import DependencyError, Superseded, Undecodable
 from infra.events import ActivityType, decode_activity
 from infra.health import Health, State
-from infra.kafka import ENDS_TIMEOUT_S
+from infra.kafka_logs import ENDS_TIMEOUT_S, retentions_ms
 from infra.reactions import Reaction, decode_reaction
 from infra.readiness import EXIT_NOT_AGAIN
 from infra.redis_clusters import RedisClusters
 from infra.topics import MESSAGE_BYTES_MAX, REACTIONS
+from infra.worked_logs import refuse_lost_reactions
 from streams.dead_letter_share import DeadLetterShare
-from streams.dead_letters import DeadLetter, DeadLetters, Stage, class_name
 from streams.fold import FOLDED, Batch, FoldState, Place, Touched, fold, last_words, read_state, read_touched
-from streams.fold_start import ASK_TIMEOUT_S, begin, read_logs
+from streams.fold_start import ASK_TIMEOUT_S, as_seen, begin, read_logs
 from streams.folded_logs import FoldedLogs
 from streams.folded_nodes import FoldedNodes
 
@@ -127,15 +129,18 @@ class Counters:
         if not self._lock.try_take():
             health.enter(State.STANDBY)
             return
-        state = begin(self._engine, read_state(self._engine), read_logs(self._bootstrap), self._alive)
+        state, logs_now = read_state(self._engine), read_logs(self._bootstrap)
+        refuse_lost_reactions(*as_seen(state, logs_now))
+        state = begin(self._engine, state, logs_now, self._alive)
         log.info("counters fold", fold=state.fold)
         self._nodes.tell(state.fold, state.fold, {})
         with closing(FoldedLogs(self._bootstrap, state.next_offsets)) as logs:
-            self._rounds = 0
+            self._rounds, retentions = 0, retentions_ms(self._bootstrap, FOLDED)
             while not stop.is_set():
                 self._alive()
-                state = self.step(state, logs.read(), logs.positions.read)
-                self._show_lag(logs)
+                messages = logs.read()
+                state = self.step(state, messages, logs.positions.read)
+                self._show_lag(logs, messages, retentions)
                 health.enter(State.SERVING)
 
     def step(self, state: FoldState, messages: Sequence[Message], read: Mapping[Place, int]) -> FoldState:
@@ -174,6 +179,11 @@ class Counters:
         if letters:
             self._letters.send(letters)
 
-    def _show_lag(self, logs: FoldedLogs) -> None:
+    def _show_lag(self, logs: FoldedLogs, messages: Sequence[Message], retentions: Mapping[str, int | None]) -> None:
+        now_ms = time.time_ns() // 1_000_000
         for topic in FOLDED:
-            metrics.COUNTERS_LAG.labels(topic.name).set(logs.positions.lag(topic.name))
+            lag, retention_ms = logs.positions.lag(topic.name), retentions[topic.name]
+            metrics.COUNTERS_LAG.labels(topic.name).set(lag)
+            oldest_ms = min((one.timestamp()[1] for one in messages if one.topic() == topic.name), default=now_ms)
+            share = (now_ms - oldest_ms) / retention_ms if lag and retention_ms else 0
+            metrics.COUNTERS_LAG_OF_RETENTION.labels(topic.name).set(max(share, 0))

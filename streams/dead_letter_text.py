@@ -3,18 +3,17 @@
 import base64
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from infra import dead_letters
 from infra.errors import Undecodable
 from infra.events import Delivery, decode_activity, decode_deliveries
 from infra.reactions import decode_reaction
-from infra.topics import ACTIVITY, DELIVERIES, REACTIONS
-from streams import dead_letters
+from infra.shown_text import LINE_CHARS_MAX, printable, time_text
+from infra.topics import ACTIVITY, DELIVERIES, REACTIONS, dead_letters_of
 from streams.read_dead_letters import Buried, Line, Yard
 
-LINE_CHARS_MAX = 300  # of a key, a header's line or a reason: a few lines of a terminal
 DUMP_BYTES_MAX = 4_096  # 256 lines; `--value raw` has them all
 TEXT_CHARS_MAX = 20_000  # about 200 lines
 RECORDS_MAX = 50  # of a decoded message of the deliveries log, which has up to 500
@@ -32,26 +31,9 @@ class Form(StrEnum):
     TEXT = "text"
 
 
-def printable(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
-    """Text in which whatever a terminal might act on is escaped; longer text is cut and says so."""
-    shown = text[:chars_max]
-    safe = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
-    return safe + (f"… ({len(text):,} characters)" if len(text) > chars_max else "")
-
-
 def bytes_text(data: bytes | None, chars_max: int = LINE_CHARS_MAX) -> str:
     """Bytes as text for people, escaped where they are none."""
     return "(null)" if data is None else printable(data.decode(errors="backslashreplace"), chars_max)
-
-
-def time_text(time_ms: int | None) -> str:
-    """An instant in UTC to the millisecond, nothing for None, and the number for what is no date."""
-    if time_ms is None:
-        return ""
-    try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return f"{time_ms} ms"
 
 
 def was_at(letter: Buried) -> str:
@@ -185,7 +167,7 @@ def hex_dump(value: bytes) -> Iterator[str]:
 def decoded(letter: Buried) -> dict[str, Any] | None:
     """The message as an agent reads it; None when no agent could."""
     try:
-        match letter.topic:
+        match dead_letters_of(letter.topic.split(".")[0]):  # of a group too
             case ACTIVITY.dead_letters:
                 event = decode_activity(letter.value)
                 other = "tweet_id" if event.type in ("posted", "deleted") else "follower_id"

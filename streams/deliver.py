@@ -1,24 +1,24 @@
 """deliver: records of one partition of the deliveries log, applied to the three clusters in order.
 
-Input: messages of one partition. Output: timelines in Redis; the offset may be acknowledged when `Deliverer.apply`
-returns (G6). One numbered Function call per node and run, the clusters at the same time. A node that is away is waited
-for, never skipped. Next: infra/lua/timelines.lua.
+Input: messages of one partition. Output: timelines in Redis; the offset may be acknowledged `Deliverer.unsettled_s`
+after `apply` returns (G6). One numbered Function call per node and run, the clusters at the same time. A node that
+cannot be written is marked down, and left out from then on; where that cannot be, it is waited for.
+Next: infra/lua/timelines.lua.
 """
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
-import structlog
 
 from infra import metrics, redis_keys
 from infra.database import reading
-from infra.errors import DependencyError, Fenced, RedisUnavailable, TokenLost, Undecodable
+from infra.errors import Fenced, RedisUnavailable, Undecodable
 from infra.events import Delivery, DeliveryKind, decode_deliveries, one_chunk
 from infra.rebuild import BATCH_USERS_MAX, rebuild
 from infra.redis_clusters import RedisClusters
@@ -28,31 +28,32 @@ from infra.shard_map import ShardMap
 from infra.slots import Ids, slots_of
 from infra.timelines import Kind, Timelines
 from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, segments_of
-from streams.progress import PROGRESS
+from streams.patience import Patience, until_rebuilt
+from streams.verify import read_kept, verified
 
 RUN_TARGETS_MAX = 262_144  # entries of one run: the more, the more of them share a look at their list; some 15 MB
 RUN_CHUNKS_MAX = 32_768  # their places in a call have two bytes
 CALL_TARGETS_MAX = 65_536  # entries of one call to all nodes, when most are the newest of their lists
 CALL_TARGETS_MIN = 4_096  # at first, and when many belong deep into their lists
+SENT_AGAIN_TARGETS = 32  # in such entries, one that a replay brings: its place may be anywhere in its list
 # What reads and writes a list as a whole costs a node as much as so many entries that are the newest of theirs.
 WHOLE_LIST_TARGETS = 100
 UNMERGE_LISTS_MAX = 512  # of one run: 440,000 entries of each cluster at most, which come here to be looked at
 WHOLE_LIST_KINDS = (DeliveryKind.MERGE, DeliveryKind.UNMERGE)
-CALL_SLOW_S = 0.5  # halves the next calls: readers wait behind a call, and its time-out is 5 s
+CALL_SLOW_S = 0.5  # halves the next calls: readers wait behind a call, and its time-out is 1 s
 CALL_FAST_S = 0.1  # doubles them
-RETRY_FIRST_S = 0.05
-RETRY_MAX_S = 1.0
-SAY_EVERY_S = 5.0
 NOT_FINAL = -1  # instead of an offset, in a call that others of the run follow
 
-log = structlog.get_logger()
 T = TypeVar("T")
 Arguments = Mapping[str, Sequence[Argument]]  # of one call, by node
 Answers = dict[str, Any]
+Prove = Callable[[int], None]
 
 _OF_AUTHORS = sa.text(
-    "SELECT id, author_id FROM tweets "
-    "WHERE id = ANY (CAST(:ids AS bigint[])) AND author_id = ANY (CAST(:authors AS bigint[]))"
+    """
+    SELECT id, author_id, EXISTS (SELECT FROM live_tweets WHERE live_tweets.id = tweets.id) AS live
+    FROM tweets WHERE id = ANY (CAST(:ids AS bigint[])) AND author_id = ANY (CAST(:authors AS bigint[]))
+    """
 )
 
 
@@ -123,6 +124,13 @@ def _cost(record: Delivery) -> int:
     return len(record.targets) * (WHOLE_LIST_TARGETS if record.kind in WHOLE_LIST_KINDS else 1)
 
 
+def _call_cost(placed: Sequence[Placed]) -> int:
+    """Of applying all of it, in the same."""
+    records = [one.record for one in placed]
+    deep = sum(len(one.targets) for one in records if one.verify and one.kind not in WHOLE_LIST_KINDS)
+    return sum(map(_cost, records)) + deep * (SENT_AGAIN_TARGETS - 1)
+
+
 def _placed(messages: Sequence[Received]) -> list[Placed]:
     return [Placed(message.offset, one) for message in messages for one in message.records]
 
@@ -137,10 +145,13 @@ def next_call_targets(targets: int, seconds: float) -> int:
 class Deliverer:
     """Applies one partition in one consumer generation. Not safe for several threads.
 
-    `generation` is the messages' own, never the app's current one, which a thawed worker would stamp wrongly.
+    `generation` is the messages' own, never the app's current one, which a thawed worker would stamp wrongly. `prove`
+    is given the offset where the work begins, and raises `Superseded` when the generation is over.
     """
 
-    def __init__(self, engine: sa.Engine, timelines: Timelines, partition: int, generation: int) -> None:
+    def __init__(
+        self, engine: sa.Engine, timelines: Timelines, partition: int, generation: int, prove: Prove = lambda _: None
+    ) -> None:
         self._engine = engine
         self._timelines = timelines
         self._clusters = timelines.clusters
@@ -148,31 +159,48 @@ class Deliverer:
         self._generation = generation
         self._call_numbers = itertools.count(1)
         self._call_targets = CALL_TARGETS_MIN
+        self.left_out: set[str] = set()  # nodes that calls did without since `unsettled_s` was asked
+        self._prove = prove
+        self._proven: dict[str, str] = {}
+        self._first_offset = 0
 
     def apply(self, messages: Sequence[Received]) -> None:
-        """Returns when every record is in all three clusters; waits for nodes that are away.
+        """Returns when every record is in every copy that is not down. Before it is acknowledged `unsettled_s` has to
+        pass.
 
-        Idempotent by the lists: an entry that is there is not inserted again. A crash anywhere inside brings all of
-        the messages again.
+        Idempotent by the lists: an entry that is there is not inserted again. A crash anywhere inside, or before the
+        acknowledgement, brings all of the messages again.
         """
+        self._first_offset = messages[0].offset if messages else 0
         for run in runs_of(messages):
-            placed = _placed(run)
+            placed = self._verified(run)
             if placed and placed[0].record.kind is DeliveryKind.UNMERGE:
                 placed = self._resolved(placed)
             self._apply_run(placed, run[-1].offset)
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Notes nodes that a call did without."""
+        self.left_out.update(names)
+
+    def unsettled_s(self) -> float:
+        """For how long what was applied since the last question must not be acknowledged: until nobody reads the nodes
+        any more that it did without. Asked once it is applied."""
+        left_out, self.left_out = self.left_out, set()
+        return max(self._clusters.unsettled_s(left_out), 0.0)
 
     def fits_one_call(self, messages: Sequence[Received]) -> bool:
         """Whether one call to each node is enough for all of these."""
         placed = _placed(messages)
         unmerges = any(one.record.kind is DeliveryKind.UNMERGE for one in placed)
-        return len(list(runs_of(messages))) == 1 and not unmerges and self._parts(placed) == 1
+        return len(list(runs_of(messages))) == 1 and not unmerges and self._parts(_call_cost(placed)) == 1
 
     def prepare(self, messages: Sequence[Received], shard_map: ShardMap) -> "Prepared":
         """The one call to each node for messages that fit one, with its number taken."""
-        placed = _placed(messages)
+        placed, self._first_offset = self._verified(messages), messages[0].offset
         [arguments] = arguments_by_node(segments_of(placed), shard_map)
-        head = (*self._head(shard_map.epoch), messages[-1].offset, 0, self._timelines.live.timeline_entries)
-        return Prepared(placed, {name: (*head, *records) for name, records in arguments.items()})
+        rest = messages[-1].offset, 0, self._timelines.live.timeline_entries
+        heads = self._heads(shard_map, arguments)
+        return Prepared(placed, {name: (*heads[name], *rest, *records) for name, records in arguments.items()})
 
     def conclude(self, prepared: "Prepared", answers: Answers) -> None:
         """What follows from the answers of all nodes to a prepared call."""
@@ -181,23 +209,32 @@ class Deliverer:
             total[name].add(answer)
         self._conclude(prepared.placed, total)
 
+    def _verified(self, messages: Sequence[Received]) -> list[Placed]:
+        return verified(self._engine, _placed(messages), self._timelines.live.timeline_entries)
+
     def _resolved(self, placed: Sequence[Placed]) -> list[Placed]:
         """Unmerges with the ids to remove, in whichever copy they are: resolved when they are applied. Which of the
-        entries that are there are the author's, by the database now. Lists that lose the same share a record."""
+        entries that are there are the author's, by the database now. Lists that lose the same share a record. One that
+        is to be verified takes from whoever follows again only what is not live."""
         owners = np.unique(np.concatenate([one.record.targets for one in placed]).astype(np.uint64))
-        found = self._under_one_map(partial(self._open_removals, owners))
+        found = self._again(partial(self._open_removals, owners))
         ids = list(set[int]().union(*found.values()))
         with reading(self._engine) as connection:
             authors = [one.record.subject for one in placed]
+            kept = read_kept(connection, (one.record for one in placed))
             rows = connection.execute(_OF_AUTHORS, {"authors": authors, "ids": ids}).all()
         posted: dict[int, set[int]] = {author: set() for author in authors}
+        live: dict[int, set[int]] = {author: set() for author in authors}
         for row in rows:
             posted[row.author_id].add(row.id)
+            if row.live:
+                live[row.author_id].add(row.id)
         resolved = []
         for one in placed:
             author, losing = one.record.subject, dict[tuple[int, ...], list[int]]()
             for owner in one.record.targets.tolist():
-                losing.setdefault(tuple(sorted(found[owner] & posted[author])), []).append(owner)
+                stays = live[author] if one.record.verify and (author, owner) in kept else set[int]()
+                losing.setdefault(tuple(sorted(found[owner] & posted[author] - stays)), []).append(owner)
             for gone, of_lists in losing.items():
                 record = one_chunk(one.record.kind, author, 0, of_lists, np.array(gone, dtype=np.uint64))
                 resolved.append(Placed(one.offset, record))
@@ -222,26 +259,30 @@ class Deliverer:
         return found
 
     def _apply_run(self, placed: Sequence[Placed], last_offset: int) -> None:
-        segments = segments_of(placed)
-        parts = self._parts(placed)
-        self._conclude(placed, self._under_one_map(partial(self._apply_parts, segments, parts, last_offset)))
+        segments, cost = segments_of(placed), _call_cost(placed)
+        self._conclude(placed, self._again(partial(self._apply_parts, segments, cost, last_offset)))
 
-    def _parts(self, placed: Sequence[Placed]) -> int:
-        targets = sum(_cost(one.record) for one in placed)
-        return min(targets // self._call_targets + 1, PARTS_MAX)
+    def _parts(self, cost: int) -> int:
+        return min(cost // self._call_targets + 1, PARTS_MAX)
 
-    def _head(self, epoch: int) -> tuple[int, int, int, int]:
-        """What each call begins with; its number is taken."""
-        return self._partition, epoch, self._generation, next(self._call_numbers)
+    def _heads(self, shard_map: ShardMap, names: Iterable[str]) -> dict[str, tuple[Argument, ...]]:
+        """What each node's call begins with; its number is taken. A fence is used only after the group has confirmed
+        the generation: a node that was emptied has forgotten which one it had seen."""
+        fences, number = {name: shard_map.fence(name) for name in names}, next(self._call_numbers)
+        if not fences.items() <= self._proven.items():
+            self._prove(self._first_offset)
+            self._proven |= fences
+        return {name: (self._partition, fence, self._generation, number) for name, fence in fences.items()}
 
     def _conclude(self, placed: Sequence[Placed], total: "Mapping[str, Applied]") -> None:
         _observe(placed, total)
         self._refill({key for answer in total.values() for key in answer.short})
 
     def _apply_parts(
-        self, segments: Sequence[Segment], parts: int, last_offset: int, shard_map: ShardMap
+        self, segments: Sequence[Segment], cost: int, last_offset: int, shard_map: ShardMap
     ) -> "dict[str, Applied] | None":
-        """One call after the other to every node, the final one with the offset; None when the epoch was raised."""
+        """One call after the other to every node, the final one with the offset; None when it has to begin again."""
+        parts = self._parts(cost)
         total = {name: Applied() for name in shard_map.nodes}
         for number, arguments in enumerate(arguments_by_node(segments, shard_map, parts), start=1):
             began_s = time.monotonic()
@@ -261,29 +302,39 @@ class Deliverer:
             self._call_targets = next_call_targets(self._call_targets, time.monotonic() - began_s)
         return total
 
-    def _under_one_map(self, calls: "Callable[[ShardMap], T | None]") -> T:
-        """Makes calls by one shard map, again from the first when its epoch was raised meanwhile: placements may
-        differ then, and applying twice does no harm."""
+    def _again(self, calls: "Callable[[ShardMap], T | None]") -> T:
+        """Makes calls by one shard map, from the first again when its epoch was raised meanwhile (placements may differ
+        then) or when one was too much for a node: applying twice does no harm."""
         while True:
             found = calls(self._clusters.shard_map)
             if found is not None:
                 return found
 
     def _call_nodes(self, function: str, arguments: Arguments, shard_map: ShardMap) -> Answers | None:
-        """Calls the nodes at the same time; again where it failed, until all have answered. None when the epoch was
-        raised meanwhile."""
-        waiting, answers = _Patience(self._partition), dict[str, Any]()
-        while self._clusters.shard_map.epoch == shard_map.epoch:
-            missing = {name: arguments[name] for name in arguments if name not in answers}
-            answers |= self._call_missing(function, missing, shard_map.epoch, waiting)
-            if len(answers) == len(arguments):
+        """Calls the nodes at the same time; again where it failed, until all have answered that are not down. None when
+        the epoch was raised meanwhile, or when none has answered a large call: smaller ones come before a mark."""
+        waiting, answers = Patience(self._partition), dict[str, Any]()
+        while (now := self._clusters.shard_map).epoch == shard_map.epoch:
+            left_out = {name for name in arguments if name not in answers and self._clusters.may_leave_out(name)}
+            missing = {name: arguments[name] for name in arguments if name not in answers and name not in left_out}
+            began_s = time.monotonic()
+            answers |= self._call_missing(function, missing, now, waiting)
+            slow = time.monotonic() - began_s > CALL_SLOW_S
+            if slow and not answers and self._call_targets > CALL_TARGETS_MIN:
+                self._call_targets = CALL_TARGETS_MIN  # where no node does it, the call may be what is wrong
+                return None
+            left_out |= {name for name in missing if name not in answers and self._is_marked(name, now, waiting)}
+            unanswered, lacks_copies = arguments.keys() - answers - left_out, self._clusters.shard_map.lacks_copies
+            if not unanswered and not lacks_copies:
+                self.leave_out(left_out)
                 return answers
-            waiting.wait()
+            waiting.wait(unanswered, lacks_copies=lacks_copies)
         return None
 
-    def _call_missing(self, function: str, arguments: Arguments, epoch: int, waiting: "_Patience") -> Answers:
-        calls = {name: (*self._head(epoch), *of_node) for name, of_node in arguments.items()}
-        outcomes = self._clusters.call_at_once(function, calls)
+    def _call_missing(self, function: str, arguments: Arguments, now: ShardMap, waiting: Patience) -> Answers:
+        heads = self._heads(now, arguments)
+        calls = {name: (*heads[name], *of_node) for name, of_node in arguments.items()}
+        outcomes = self._clusters.call_at_once(function, calls, waiting.call_timeout_s)
         for name, outcome in outcomes.items():
             if isinstance(outcome, Fenced):
                 metrics.FENCED.labels("deliver").inc()
@@ -293,13 +344,18 @@ class Deliverer:
                 raise outcome
         return {name: outcome for name, outcome in outcomes.items() if not isinstance(outcome, Exception)}
 
+    def _is_marked(self, name: str, seen: ShardMap, waiting: Patience) -> bool:
+        """Marks a node down that did not answer again and again. One that refuses is waited for: it was restarted, and
+        whoever admits it is at work."""
+        return waiting.may_mark(name) and self._clusters.mark_down(name, seen)
+
     def _refill(self, short_keys: set[bytes]) -> None:
         """Rebuilds timelines that removals left with too little above a floor."""
         for kind in Kind:
             users = [redis_keys.id_of(key) for key in sorted(short_keys) if key.startswith(kind.prefix)]
             for start in range(0, len(users), BATCH_USERS_MAX):
                 part = users[start : start + BATCH_USERS_MAX]
-                _until_done(self._partition, partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
+                until_rebuilt(self._partition, partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
 
 
 def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequence[Received]]]) -> bool:
@@ -311,54 +367,23 @@ def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequ
     if not all(deliverer.fits_one_call(messages) for deliverer, messages in work):
         return False
     shard_map = clusters.shard_map
+    down = sorted(shard_map.down_nodes)
+    names = [name for name in shard_map.nodes if name not in down]
+    if shard_map.lacks_copies or not all(map(clusters.may_leave_out, down)):
+        return False
     ready = [deliverer.prepare(messages, shard_map) for deliverer, messages in work]
-    outcomes = clusters.call_all_at_once(
-        "apply", {name: [one.calls[name] for one in ready] for name in shard_map.nodes}
-    )
+    outcomes = clusters.call_all_at_once("apply", {name: [one.calls[name] for one in ready] for name in names})
     if any(isinstance(outcome, Exception) for of_node in outcomes.values() for outcome in of_node):
         return False
     for place, ((deliverer, _), one) in enumerate(zip(work, ready, strict=True)):
+        deliverer.leave_out(down)
         deliverer.conclude(one, {name: of_node[place] for name, of_node in outcomes.items()})
     return True
 
 
-class _Patience:
-    """Waits longer each time, and says every few seconds what it waits for."""
-
-    def __init__(self, partition: int) -> None:
-        self._partition = partition
-        self._delay_s = RETRY_FIRST_S
-        self._said_s = time.monotonic() - SAY_EVERY_S + 1.0
-        self._reasons: dict[str, str] = {}
-
-    def note(self, node: str, reason: Exception) -> None:
-        self._reasons[node] = str(reason)
-
-    def wait(self) -> None:
-        if time.monotonic() - self._said_s > SAY_EVERY_S:
-            log.warning("deliver waits", partition=self._partition, nodes=sorted(self._reasons), reasons=self._reasons)
-            self._said_s = time.monotonic()
-        PROGRESS.beat(("deliver", self._partition), "nodes " + ", ".join(sorted(self._reasons)))
-        time.sleep(self._delay_s)
-        self._delay_s = min(self._delay_s * 2, RETRY_MAX_S)
-
-
-def _until_done(partition: int, step: Callable[[], object]) -> None:
-    delay_s = RETRY_FIRST_S
-    while True:
-        try:
-            step()
-        except (DependencyError, Fenced, TokenLost) as error:
-            log.warning("rebuild waits", error=str(error))
-            PROGRESS.beat(("deliver", partition), f"a rebuild: {type(error).__name__}")
-            time.sleep(delay_s)
-            delay_s = min(delay_s * 2, RETRY_MAX_S)
-        else:
-            return
-
-
 def _observe(placed: Sequence[Placed], total: "Mapping[str, Applied]") -> None:
-    published_ms = [one.record.published_ms for one in placed if one.record.kind is DeliveryKind.DELIVER]
+    live = (one.record for one in placed if not one.record.verify)  # what is sent again was not late
+    published_ms = [record.published_ms for record in live if record.kind is DeliveryKind.DELIVER]
     if published_ms:
         age_ms = time.time_ns() // 1_000_000 - np.concatenate(published_ms).astype(np.int64)
         metrics.DELIVERY_LATENCY.observe_all(np.maximum(age_ms, 0) / 1000)

@@ -1,4 +1,4 @@
-"""`fanfold dlq`: looking at the dead letters."""
+"""`fanfold dlq`: looking at the dead letters; redriving and dropping them is next door."""
 
 import sys
 from typing import Annotated
@@ -8,7 +8,20 @@ import typer
 from infra.cli import JsonFlag, print_json, settings_of
 from infra.errors import InvalidInput
 from infra.topics import TOPICS
+from streams.clear_commands import DROP_HELP, REDRIVE_HELP, clearing
 from streams.dead_letter_text import Form, letter_json, letter_lines, table, yard_json
+from streams.dead_letters_done import DoneLetters, Outcome
+from streams.letter_options import (
+    KeyOption,
+    NewerThan,
+    OffsetsOption,
+    OlderThan,
+    PartitionOption,
+    ReasonOption,
+    TopicOption,
+    parse_topic,
+    wanted_by,
+)
 from streams.read_dead_letters import look, read_one, reader
 
 LIMIT = 20
@@ -18,19 +31,11 @@ OFFSET_MAX = (1 << 63) - 1
 HELP = """Dead letters: messages that an agent could not process, with the reason.
 
 Each log has a topic of them: activity.dlq, deliveries.dlq and reactions.dlq. A letter is the message as it was, with
-headers that say where it was and why it is here, named as Kafka Connect names them. They are kept for 30 days.
+headers that say where it was and why it is here, named as Kafka Connect names them. They are kept for 30 days, and
+listed until they are redriven or dropped. Those of a TweetStream's group are in activity.GROUP.dlq.
 """
 
 group = typer.Typer(no_args_is_help=True, help=HELP)
-
-
-def parse_topic(text: str) -> str:
-    """A topic of dead letters, by its own name or its log's."""
-    for topic in TOPICS:
-        if text in (topic.name, topic.dead_letters):
-            return topic.dead_letters
-    known = ", ".join(topic.name for topic in TOPICS)
-    raise typer.BadParameter(f"{text!r} is not a log with dead letters; those are {known}")
 
 
 def parse_limit(text: str) -> int:
@@ -50,10 +55,7 @@ def parse_offset(text: str) -> int:
 @group.command("list")
 def list_letters(
     context: typer.Context,
-    topic: Annotated[
-        str | None,
-        typer.Option(parser=parse_topic, metavar="TOPIC", help="Only this log's: activity, deliveries or reactions."),
-    ] = None,
+    topic: TopicOption = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -62,6 +64,13 @@ def list_letters(
             help=f"Letters to show of each topic, the newest first (default {LIMIT}).",
         ),
     ] = None,
+    offsets: OffsetsOption = None,
+    reason: ReasonOption = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    partition: PartitionOption = None,
+    key: KeyOption = None,
+    all_: Annotated[bool, typer.Option("--all", help="Also those that were redriven or dropped.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Show how many dead letters there are, from when, and the newest of them.
@@ -70,14 +79,22 @@ def list_letters(
     shows it whole.
     """
     names = [topic] if topic else [one.dead_letters for one in TOPICS]
-    with reader(settings_of(context).need("kafka_bootstrap")) as consumer:
-        yards = [look(consumer, name, LIMIT if limit is None else limit) for name in names]
+    wanted = wanted_by(offsets, reason, older_than, newer_than, partition, key)
+    bootstrap = settings_of(context).need("kafka_bootstrap")
+    matches, newest_max = None if wanted.is_all else wanted.matches, LIMIT if limit is None else limit
+    with reader(bootstrap) as consumer:
+        done = None if all_ else DoneLetters(bootstrap, names)
+        yards = [look(consumer, name, newest_max, done.of(name) if done else (), matches) for name in names]
     if as_json:
         print_json({"topics": [yard_json(yard) for yard in yards]})
         return
     for yard in yards:
         for line in table(yard):
             typer.echo(line)
+
+
+group.command("redrive", help=REDRIVE_HELP)(clearing(Outcome.REDRIVEN))
+group.command("drop", help=DROP_HELP)(clearing(Outcome.DROPPED))
 
 
 @group.command("show")

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import structlog
 
-EXIT_UNFINISHED = 75  # EX_TEMPFAIL: start me again
+from infra.readiness import EXIT_UNFINISHED
 
 log = structlog.get_logger()
 

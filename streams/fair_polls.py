@@ -1,4 +1,4 @@
-"""Polls that take from every partition in turn.
+"""Polls that take from every partition in turn, and jump over nothing.
 
 The Kafka client under Faust empties what it fetched of one partition before it looks at the next. Under a backlog one
 activity partition would run thousands of events ahead of the others, and most entries would come out of order.
@@ -7,6 +7,7 @@ activity partition would run thousands of events ahead of the others, and most e
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
@@ -38,5 +39,27 @@ class FairConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         found: dict[TP, Sequence[Any]] = {}
         fetched = consumer._fetcher._records  # noqa: SLF001 - what the client has of each partition
         for partition in [one for one in fetched if active_partitions is None or one in active_partitions]:
-            found |= await super()._fetch_records(consumer, {partition}, 0, max_records)
-        return found or await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+            found |= await self._fetch(consumer, {partition}, 0, max_records)
+        return found or await self._fetch(consumer, active_partitions, timeout, max_records)
+
+    async def _fetch(
+        self,
+        consumer: Any,
+        partitions: set[TP] | None,
+        timeout: float | None,  # noqa: ASYNC109 - as above
+        max_records: int | None,
+    ) -> Records:
+        """A partition whose next offset Kafka does not have is never read from another one without a word."""
+        try:
+            found: Records = await super()._fetch_records(consumer, partitions, timeout, max_records)
+        except OffsetOutOfRangeError as error:
+            await self.go_on(consumer, next(iter(error.args[0])))
+            return {}
+        except NoOffsetForPartitionError as error:
+            await self.go_on(consumer, error.args[0])
+            return {}
+        return found
+
+    async def go_on(self, consumer: Any, partition: TP) -> None:
+        """Sets where the partition is read on, or ends the process."""
+        raise NotImplementedError

@@ -47,6 +47,7 @@ class Chunk(NamedTuple):
     published_ms: int
     targets: Ids
     ids: Ids = NO_IDS
+    verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +129,20 @@ def _to_all_followers(event: Activity, facts: Facts, followers: PackedFollowers 
 
 
 def _to_merge(facts: Facts, author: int, length: int) -> Ids:
-    """The bound above which it is complete, then an author's newest tweets."""
-    newest = facts.newest.get(author, ())
+    return merged_ids(facts.newest.get(author, ()), length)
+
+
+def merged_ids(newest: Sequence[int], length: int) -> Ids:
+    """The ids of a merge: the bound above which it is complete, then an author's newest tweets, which come newest
+    first."""
     bound = newest[length] if len(newest) > length else 0
     return np.array([bound, *reversed(newest[:length])], dtype=np.uint64)
+
+
+def read_newest(connection: sa.Connection, authors: Iterable[int], length: int) -> dict[int, Sequence[int]]:
+    """What `merged_ids` needs of each author: one live tweet more than a timeline holds, newest first."""
+    rows = connection.execute(_NEWEST, {"ids": list(authors), "limit": length + 1})
+    return {row[0]: row[1] for row in rows}
 
 
 def _to_many(
@@ -144,12 +155,13 @@ def _to_many(
 ) -> Iterator[Chunk]:
     for partition, targets in followers.by_partition():
         for start in range(0, len(targets), targets_max):
-            yield Chunk(partition, kind, subject, event.published_ms, targets[start : start + targets_max], ids)
+            part = targets[start : start + targets_max]
+            yield Chunk(partition, kind, subject, event.published_ms, part, ids, event.replayed)
 
 
 def _to_one(owner: int, kind: DeliveryKind, subject: int, event: Activity, ids: Ids = NO_IDS) -> Chunk:
     partition = slot_of(owner) % DELIVERIES.partitions
-    return Chunk(partition, kind, subject, event.published_ms, np.array([owner], dtype=">u8"), ids)
+    return Chunk(partition, kind, subject, event.published_ms, np.array([owner], dtype=">u8"), ids, event.replayed)
 
 
 def by_tweet_id(plans: Sequence[Sequence[Chunk]]) -> list[Chunk]:
@@ -196,7 +208,8 @@ class _Packing:
 
     def add(self, chunk: Chunk) -> None:
         records = self._records.setdefault(FAMILY[chunk.kind], [])
-        if records and records[-1][0].kind is chunk.kind and chunk.kind not in ONE_CHUNK:
+        alike = bool(records) and (records[-1][0].kind, records[-1][0].verify) == (chunk.kind, chunk.verify)
+        if alike and chunk.kind not in ONE_CHUNK:
             records[-1].append(chunk)
         else:
             records.append([chunk])
@@ -209,7 +222,7 @@ class _Packing:
 
 
 def _record(chunks: Sequence[Chunk]) -> Delivery:
-    _, kinds, subjects, published_ms, targets, ids = zip(*chunks, strict=True)
+    _, kinds, subjects, published_ms, targets, ids, verify = zip(*chunks, strict=True)
     return Delivery(
         kinds[0],
         np.array(subjects, dtype=">u8"),
@@ -217,6 +230,7 @@ def _record(chunks: Sequence[Chunk]) -> Delivery:
         np.array([len(part) for part in targets], dtype=">u4"),
         np.concatenate(targets),
         ids[0],
+        verify[0],
     )
 
 
@@ -265,8 +279,7 @@ def read_facts(engine: sa.Engine, events: Sequence[Activity], length: int) -> Fa
             following = {pair: pair in now for pair in pairs}
             merged |= {author for author, _ in now}
         if merged:
-            newest_rows = connection.execute(_NEWEST, {"ids": list(merged), "limit": length + 1})
-            newest = {row[0]: row[1] for row in newest_rows}
+            newest = read_newest(connection, merged, length)
         return Facts(frozenset(live), standings, following, newest)
 
 

@@ -12,8 +12,10 @@ import structlog
 from confluent_kafka.admin import OffsetSpec
 
 from infra.database import reading, transaction
-from infra.kafka import admin_client, kafka_errors, log_offsets, topic_ids
+from infra.kafka_logs import admin_client, kafka_errors, log_offsets, topic_ids
+from infra.log_losses import Held, Seen
 from infra.topics import ACTIVITY, Topic
+from infra.worked_logs import need_logs
 from streams.fold import FOLDED, FoldState, Place, raise_fold, recount, remove_likes, write_offsets
 
 ASK_TIMEOUT_S = 10.0
@@ -67,6 +69,17 @@ def plan_start(state: FoldState, logs: Mapping[str, Log]) -> Start:
             next_offsets[place] = low if why or known is None else known
     log_ids = {topic: found.id for topic, found in logs.items()}
     return Start(replace(state, next_offsets=next_offsets, log_ids=log_ids), gaps, not state.next_offsets)
+
+
+def as_seen(state: FoldState, logs: Mapping[str, Log]) -> tuple[dict[Place, Seen], dict[Place, Held]]:
+    """The same two as the guards of the logs take them."""
+    seen = {place: Seen(state.log_ids[place[0]], offset) for place, offset in state.next_offsets.items()}
+    held = {
+        (topic, partition): Held(found.id, *range_)
+        for topic, found in logs.items()
+        for partition, range_ in enumerate(found.ranges)
+    }
+    return seen, held
 
 
 def _why_gap(known: int | None, known_id: str | None, log_id: str, low: int, high: int) -> str:
@@ -127,6 +140,7 @@ def read_logs(bootstrap: str) -> dict[str, Log]:
     """What Kafka says of both logs. Raises `KafkaUnavailable`."""
     with kafka_errors(bootstrap):
         admin = admin_client(bootstrap, ASK_TIMEOUT_S)
+        need_logs(admin, bootstrap, FOLDED)
         ids = topic_ids(admin, FOLDED, ASK_TIMEOUT_S)
         firsts = log_offsets(admin, FOLDED, OffsetSpec.earliest(), ASK_TIMEOUT_S)
         ends = log_offsets(admin, FOLDED, OffsetSpec.latest(), ASK_TIMEOUT_S)

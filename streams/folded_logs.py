@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from infra.errors import KafkaUnavailable
-from infra.kafka import PARTITION_END, Overview, kafka_errors
+from infra.kafka_logs import PARTITION_END, Overview, kafka_errors
 from streams.fold import FOLDED, Place
 
 BATCH_MESSAGES_MAX = 1_000  # of one fold: some 50 ms, and at most 20 ms of a node's time

@@ -15,12 +15,12 @@ import faust
 import structlog
 
 from infra import metrics
+from infra.dead_letters import DeadLetter, Stage, brief, class_name
 from infra.errors import DependencyError, Superseded, Undecodable
 from infra.readiness import EXIT_NOT_AGAIN
 from infra.retry import Backoff, retried
 from infra.topics import MESSAGE_BYTES_MAX, dead_letters_of
 from streams.dead_letter_share import DeadLetterShare
-from streams.dead_letters import DeadLetter, Stage, brief, class_name
 from streams.ending import end_process
 from streams.progress import AGENT_OF, PROGRESS
 

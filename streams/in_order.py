@@ -7,13 +7,15 @@ crash would bring minutes of work again. In order, the newest acknowledged offse
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import structlog
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 from faust.types.tuples import ack_lock
 
+from infra.errors import ConfigurationError, DependencyError
 from streams.batches import BATCH_WAIT_S
 from streams.ending import end_process
 from streams.fair_polls import FairConsumerThread
@@ -22,6 +24,12 @@ from streams.rounds import Rounds
 
 # Fetches of one partition that a look once a second may find, many times what can wait, one message each at worst.
 RUNS_MAX = 16_384
+FIND_AGAIN_S = 1.0  # while a server is away that says where a partition goes on
+
+# Of a topic and a partition; raises `ConfigurationError` when something is missing there, `DependencyError`.
+FindOffset = Callable[[str, int], int]
+
+log = structlog.get_logger()
 
 
 class NotingThread(FairConsumerThread):
@@ -32,11 +40,26 @@ class NotingThread(FairConsumerThread):
         self.consumer.note(records)
         return records
 
+    async def go_on(self, consumer: Any, partition: TP) -> None:
+        """Where a partition is read on whose next offset is not known, or not there: only transaction markers may have
+        been lost. If it is more, or nobody can tell, the process ends and is refused when it starts."""
+        try:
+            offset = await asyncio.to_thread(self.consumer.find_offset, partition.topic, partition.partition)
+        except ConfigurationError as error:
+            end_process(str(error))
+        except DependencyError as error:
+            log.warning("a partition waits", topic=partition.topic, partition=partition.partition, error=str(error))
+            await asyncio.sleep(FIND_AGAIN_S)
+            return
+        if consumer.assignment() and partition in consumer.assignment():
+            consumer.seek(partition, offset)
+
 
 class InOrderConsumer(Consumer):  # type: ignore[misc]
     """Commits after the newest acknowledged message of each partition, and polls them all alike."""
 
-    def __init__(self, *given: Any, rounds: Sequence[Rounds], **named: Any) -> None:
+    def __init__(self, *given: Any, rounds: Sequence[Rounds], find_offset: FindOffset, **named: Any) -> None:
+        self.find_offset = find_offset
         self._runs: dict[Place, deque[Run]] = {}
         self._rounds = rounds
         super().__init__(*given, **named)

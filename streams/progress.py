@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from infra.topics import ACTIVITY, DELIVERIES
 
 AGENT_OF = {ACTIVITY.name: "fan_out", DELIVERIES.name: "deliver"}  # by the topic that it reads
+TOPIC_OF = {agent: topic for topic, agent in AGENT_OF.items()}
 
 # The longest silence of a healthy batch is a transaction that times out, then its abort: 2 × 20 s (infra/kafka.py).
 STALLED_S = 45.0

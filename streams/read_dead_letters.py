@@ -1,19 +1,22 @@
 """Reading dead letters: how many there are, the newest of them, and one of them whole.
 
-Output of the agents' burials (dead_letters.py). Reads with a consumer that commits nothing and is bounded in letters,
-bytes and time. Next: dlq_commands.py, which shows them.
+Output of the agents' burials (infra/dead_letters.py). Reads with a consumer that commits nothing and is bounded in
+letters, bytes and time. Next: dlq_commands.py, which shows them.
 """
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from infra import dead_letters
 from infra.errors import KafkaUnavailable, NotFound
-from infra.kafka import GROUP, PARTITION_END
-from streams import dead_letters
+from infra.kafka import GROUP
+from infra.kafka_logs import PARTITION_END
 
 PARTITION = 0  # the only one of a topic of dead letters: infra/topics.py
 ANSWER_WITHIN_S = 10.0  # for each letter; a broker on a busy machine takes a second
@@ -64,6 +67,9 @@ class Yard:
     newest: tuple[Line, ...]  # the newest first
 
 
+Matches = Callable[[Buried], bool]
+
+
 @contextmanager
 def reader(bootstrap: str) -> Iterator[Consumer]:
     """A consumer that belongs to no group's work. Raises `KafkaUnavailable` for whatever the broker does not answer."""
@@ -87,21 +93,43 @@ def reader(bootstrap: str) -> Iterator[Consumer]:
         consumer.close()
 
 
-def look(consumer: Consumer, topic: str, newest_max: int) -> Yard:
-    """Counts a topic's letters and reads its oldest and its newest."""
-    start, end = _range(consumer, topic)
-    oldest_ms = next((letter.time_ms for letter in read_letters(consumer, topic, start, start + 1)), None)
-    letters = read_letters(consumer, topic, max(start, end - newest_max), end)
-    lines = [
-        Line(replace(letter, value=None), None if letter.value is None else len(letter.value)) for letter in letters
-    ]
+def look(
+    consumer: Consumer, topic: str, newest_max: int, done: Collection[int] = (), wanted: Matches | None = None
+) -> Yard:
+    """Counts a topic's letters without those that are `done` and, if that is given, those that are not `wanted`; reads
+    the oldest and the newest of them. Only with `wanted` it has to read them all."""
+    start, end = read_range(consumer, topic)
+    if wanted is not None:
+        letters = read_letters(consumer, topic, start, end)
+        return _yard(topic, (one for one in letters if one.offset not in done and wanted(one)), newest_max)
+    open_ = lambda offset: offset not in done  # noqa: E731
+    oldest = next(filter(open_, range(start, end)), end)
+    oldest_ms = next((letter.time_ms for letter in read_letters(consumer, topic, oldest, min(oldest + 1, end))), None)
+    newest = list(islice(filter(open_, range(end - 1, start - 1, -1)), newest_max))
+    letters = read_letters(consumer, topic, newest[-1], end) if newest else iter(())
+    lines = [_line(letter) for letter in letters if letter.offset in newest]
     lines.reverse()
-    return Yard(topic, end - start, oldest_ms, lines[0].letter.time_ms if lines else None, tuple(lines))
+    count = end - start - sum(start <= offset < end for offset in done)
+    return Yard(topic, count, oldest_ms, lines[0].letter.time_ms if lines else None, tuple(lines))
+
+
+def _yard(topic: str, letters: Iterable[Buried], newest_max: int) -> Yard:
+    """Of all these letters, which come in the order of their offsets."""
+    count, oldest_ms, newest_ms, newest = 0, None, None, deque[Line](maxlen=newest_max)
+    for letter in letters:
+        count, newest_ms = count + 1, letter.time_ms
+        oldest_ms = letter.time_ms if oldest_ms is None else oldest_ms
+        newest.append(_line(letter))
+    return Yard(topic, count, oldest_ms, newest_ms, tuple(reversed(newest)))
+
+
+def _line(letter: Buried) -> Line:
+    return Line(replace(letter, value=None), None if letter.value is None else len(letter.value))
 
 
 def read_one(consumer: Consumer, topic: str, offset: int) -> Buried:
     """The letter at that offset. Raises `NotFound`."""
-    start, end = _range(consumer, topic)
+    start, end = read_range(consumer, topic)
     if start == end:
         raise NotFound(f"{topic} holds no dead letters, so there is none at offset {offset}")
     for letter in read_letters(consumer, topic, offset, offset + 1) if start <= offset < end else ():
@@ -109,7 +137,8 @@ def read_one(consumer: Consumer, topic: str, offset: int) -> Buried:
     raise NotFound(f"{topic} has no dead letter at offset {offset}; it holds the offsets {start} to {end - 1}")
 
 
-def _range(consumer: Consumer, topic: str) -> tuple[int, int]:
+def read_range(consumer: Consumer, topic: str) -> tuple[int, int]:
+    """The first offset of a topic of dead letters, and the one after the last. Raises `NotFound`."""
     try:
         start, end = consumer.get_watermark_offsets(TopicPartition(topic, PARTITION), ANSWER_WITHIN_S)
     except KafkaException as error:

@@ -20,7 +20,8 @@ ROUND_BYTES_MAX = 2 * 1_048_576  # 262,000 follower ids, a second's work at most
 log = structlog.get_logger()
 
 Batch = Sequence[faust.EventT]
-Process = Callable[[Sequence[Batch]], Awaitable[None]]
+# Returns when the effect of the batches is there, with the seconds that each is to be acknowledged after.
+Process = Callable[[Sequence[Batch]], Awaitable[Sequence[float]]]
 
 
 class Waiting(Protocol):
@@ -36,8 +37,11 @@ class Waiting(Protocol):
     def take(self) -> Batch:
         """All that waits; it is at work then."""
 
-    async def acknowledge(self, batch: Batch) -> None:
-        """Its effect is there; it is no longer at work."""
+    async def acknowledge(self, batch: Batch, after_s: float) -> None:
+        """Its effect is there; it is no longer at work, and is acknowledged after so many seconds."""
+
+    async def wait_settled(self) -> None:
+        """Returns when all that is no longer at work is acknowledged."""
 
     def drop_waiting(self, generation: int) -> None:
         """Forgets what waits, and what still comes of this generation: it will be read again."""
@@ -79,9 +83,11 @@ class Rounds:
             partition.drop_waiting(generation)
 
     async def wait_idle(self) -> None:
-        """Returns when no round is at work."""
+        """Returns when no round is at work, and what they did is acknowledged."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+        for partition in list(self._partitions):
+            await partition.wait_settled()
 
     def kick(self) -> None:
         """To be called when more waits: a round starts if one is free, once the event loop has been around. So what one
@@ -104,9 +110,9 @@ class Rounds:
 
     async def _work(self, chosen: Sequence[Waiting], batches: Sequence[Batch]) -> None:
         try:
-            await self._process(batches)
-            for partition, batch in zip(chosen, batches, strict=True):
-                await partition.acknowledge(batch)
+            waits_s = await self._process(batches)
+            for partition, batch, after_s in zip(chosen, batches, waits_s, strict=True):
+                await partition.acknowledge(batch, after_s)
         except Exception:
             log.exception("batch failed")
             end_process("a batch failed for a reason that no retry can mend")

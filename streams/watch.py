@@ -8,12 +8,25 @@ to "alive" and "ready".
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from infra import metrics
 from infra.health import Health
-from infra.kafka import ENDS_TIMEOUT_S
-from streams.progress import STALLED_S, Fetched, Place, Progress, lag_offsets, lag_s, oldest_open, stalled
+from infra.kafka_logs import ENDS_TIMEOUT_S
+from infra.topics import LOGS_OF_WORKERS
+from streams.progress import (
+    AGENT_OF,
+    STALLED_S,
+    TOPIC_OF,
+    Fetched,
+    Place,
+    Progress,
+    lag_offsets,
+    lag_s,
+    oldest_open,
+    stalled,
+)
 
 PERIOD_S = 1.0
 ROUND_S = PERIOD_S + ENDS_TIMEOUT_S + 15.0  # one look, on a machine that has no time for it
@@ -21,12 +34,27 @@ ROUND_S = PERIOD_S + ENDS_TIMEOUT_S + 15.0  # one look, on a machine that has no
 Read = Callable[[], Mapping[Place, Fetched]]
 Ends = Callable[[], Mapping[Place, int] | None]  # None while Kafka does not answer
 Unowned = Callable[[], int | None]  # partitions that no worker has
+Retentions = Mapping[str, int | None]  # of each agent's log in milliseconds; None is without end
+
+DEFAULT_RETENTIONS: Retentions = {AGENT_OF[topic.name]: topic.retention_ms for topic in LOGS_OF_WORKERS}
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """How far a partition is worked off: all before an offset, transaction markers among them, and all that was
+    published before a time (Unix, milliseconds)."""
+
+    next_offset: int
+    until_ms: int
 
 
 class Watch:
     """The lags of the partitions that this worker has now, and since when each of them is quiet."""
 
-    def __init__(self, progress: Progress, read: Read, ends: Ends, unowned: Unowned) -> None:
+    def __init__(
+        self, progress: Progress, read: Read, ends: Ends, unowned: Unowned, retentions: Retentions = DEFAULT_RETENTIONS
+    ) -> None:
+        self._retentions = retentions
         self._progress = progress
         self._read = read
         self._ends = ends
@@ -35,6 +63,7 @@ class Watch:
         self._behind_since_s: dict[Place, float] = {}
         self._quiet_since_s: dict[Place, float] = {}
         self._shown: set[Place] = set()
+        self._worked: dict[Place, Worked] = {}
         self._answers = True
 
     def watch(self, health: Health) -> None:
@@ -59,17 +88,27 @@ class Watch:
         ends = self._ends()
         self._answers = ends is not None
         known: set[Place] = set()
+        worked: dict[Place, Worked] = {}
         for place, one in fetched.items():
             work = self._progress.of(place)
             open_ = oldest_open(one, work)
             lag = lag_offsets((ends or {}).get(place), one.position, open_)
+            if open_ is not None:
+                worked[place] = Worked(open_.first, open_.first_ms)
+            elif lag == 0:  # else how old what was not fetched is nobody knows
+                worked[place] = Worked(one.position or 0, now_ms)
             since_s = self._note(place, lag, now_s if work.in_line else work.moved_s, now_s)
             if lag is not None:
                 known.add(place)
-                _show(place, lag, lag_s(lag, open_, now_s - since_s, now_ms))
+                _show(place, lag, lag_s(lag, open_, now_s - since_s, now_ms), self._retentions[place[0]])
+        self._worked = worked
         self._drop(fetched.keys(), known)
         if fetched or not self._unowned() or self._needless_at_s is None:
             self._needless_at_s = now_s
+
+    def worked(self) -> Mapping[tuple[str, int], Worked]:
+        """How far the last look found each partition of this worker worked off, by its topic."""
+        return {(TOPIC_OF[agent], partition): one for (agent, partition), one in self._worked.items()}
 
     def stalled(self, now_s: float) -> Sequence[str]:
         """The partitions that silently stopped; or the whole worker, which has none while some are nobody's."""
@@ -103,10 +142,13 @@ class Watch:
         for agent, partition in self._shown - known:
             metrics.LAG_OFFSETS.remove(agent, str(partition))
             metrics.LAG_SECONDS.remove(agent, str(partition))
+            metrics.LAG_OF_RETENTION.remove(agent, str(partition))
         self._shown = known
 
 
-def _show(place: Place, lag: int, seconds: float) -> None:
+def _show(place: Place, lag: int, seconds: float, retention_ms: int | None) -> None:
     agent, partition = place
     metrics.LAG_OFFSETS.labels(agent, str(partition)).set(lag)
     metrics.LAG_SECONDS.labels(agent, str(partition)).set(seconds)
+    share = 1_000 * seconds / retention_ms if retention_ms else 0
+    metrics.LAG_OF_RETENTION.labels(agent, str(partition)).set(share)

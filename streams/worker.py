@@ -6,14 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import faust
 
-from infra.composition import open_stores
+from infra.composition import Stores, open_stores
+from infra.dead_letters import DeadLetters
 from infra.health import Health, State
-from infra.kafka import Overview
+from infra.kafka_logs import Overview, retentions_ms
 from infra.malloc import share_arenas
 from infra.role import show_health
 from infra.settings import Settings
+from infra.topics import LOGS_OF_WORKERS
 from streams.app import THREADS, Parts, create_app
-from streams.dead_letters import DeadLetters
+from streams.positions import Positions
 from streams.progress import AGENT_OF, PROGRESS, Place
 from streams.watch import Watch
 
@@ -29,19 +31,35 @@ def run_worker(settings: Settings) -> None:
     show_health(settings, health)
     stores = open_stores(settings)
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="round")
+    positions = _positions(stores, bootstrap)
+    kept_ms = retentions_ms(bootstrap, LOGS_OF_WORKERS)
+    retentions = {AGENT_OF[topic]: ms for topic, ms in kept_ms.items()}
     letters, share_max = DeadLetters(bootstrap), settings.dead_letter_share_max
-    app = create_app(Parts(stores.engine, stores.timelines, letters, bootstrap, threads, share_max))
+    parts = Parts(stores.engine, stores.timelines, letters, bootstrap, threads, share_max)
+    app = create_app(parts, positions.find_offset)
 
     async def on_assigned(*_: object, **__: object) -> None:
         if health.state is State.STARTING:
             overview = Overview(bootstrap)
-            Watch(PROGRESS, app.consumer.read_positions, ends_of(overview), overview.unowned).watch(health)
+            ends, read = ends_of(overview), app.consumer.read_positions
+            watch = Watch(PROGRESS, read, ends, overview.unowned, retentions)
+            watch.watch(health)
+            positions.keep_noting(watch.worked)
             health.enter(State.SERVING)
 
     app.on_partitions_assigned.connect(on_assigned)
     worker = FaustWorker(app, redirect_stdouts=False, quiet=True)
     beat_in(worker.loop, health.loop("the event loop", LOOP_ROUND_S))
     worker.execute_from_commandline()
+
+
+def _positions(stores: Stores, bootstrap: str) -> Positions:
+    """Raises `ConfigurationError` when something of the logs is missing: a person must look first."""
+    try:
+        return Positions(stores.engine, bootstrap)
+    except BaseException:
+        stores.close()
+        raise
 
 
 def beat_in(loop: asyncio.AbstractEventLoop, beat: Callable[[], None]) -> None:

@@ -40,7 +40,7 @@ def test_an_id_in_the_path_that_is_none_is_refused(client: Client, path: str) ->
 
 
 @pytest.mark.parametrize(
-    ("url", "first_id", "next_max_id", "header"),
+    ("url", "next_min_id", "next_max_id", "header"),
     [
         ("http://h/t", None, None, ""),
         ("http://h/t", 9, None, '<http://h/t?min_id=9>; rel="prev"'),
@@ -50,6 +50,6 @@ def test_an_id_in_the_path_that_is_none_is_refused(client: Client, path: str) ->
     ],
 )
 def test_links_keep_the_limit_and_replace_the_cursor(
-    url: str, first_id: int | None, next_max_id: int | None, header: str
+    url: str, next_min_id: int | None, next_max_id: int | None, header: str
 ) -> None:
-    assert link_header(URL(url), first_id, next_max_id) == header
+    assert link_header(URL(url), next_min_id, next_max_id) == header

@@ -114,7 +114,10 @@ def test_wrong_counts_fail_the_check_too(fanfold: Fanfold, arguments: tuple[str,
 def test_the_options_reach_the_wait_and_the_audit(fanfold: Fanfold, calls: list[object]) -> None:
     fanfold("--sample", "5", "--complete", "--wait-s", "7")
     fanfold("--all")
-    assert calls == [7.0, (5, True), ("folded", 7.0), WAIT_S, (None, False), ("folded", WAIT_S)]
+    assert calls == [
+        *(7.0, ("folded", 7.0), (5, True), ("folded", 7.0)),
+        *(WAIT_S, ("folded", WAIT_S), (None, False), ("folded", WAIT_S)),
+    ]
 
 
 def test_all_and_a_sample_exclude_each_other(fanfold: Fanfold, calls: list[object]) -> None:

@@ -8,12 +8,13 @@ from random import Random
 import pytest
 
 from consumers import live_listener
+from consumers.live_audience import Audience
 from consumers.live_frames import EventQueue
 from consumers.live_listener import Kind, Listener, Told
 from consumers.live_match import Happening
 from consumers.live_position import Place, Position, audience_of, parse_position
-from infra.events import DeliveryKind
-from infra.log_reader import ACTIVITY_LOGS, DELIVERY_LOGS, Cut, Log
+from infra.events import REPLAY_HEADER, Activity, ActivityType, DeliveryKind, encode_activity
+from infra.log_reader import ACTIVITY_LOGS, DELIVERY_LOGS, Cut, Log, LogMessage
 from infra.slots import slot_of
 from infra.topics import DELIVERIES
 
@@ -207,3 +208,15 @@ def test_what_another_reader_told_is_not_told_again_by_one_that_is_behind() -> N
     made.go_on_from(cut | {USERS_LOG: 5})
     assert made.hear(USERS_LOG, 4, [Happening(POSTED, 2, False)], cut) == []
     assert parse_position(made.position(cut)).deliveries == Place(5, 1)
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_an_event_of_a_celebrity_that_was_sent_again_is_told_to_nobody(replayed: bool) -> None:
+    audience = Audience()
+    audience.add(listener())
+    event = encode_activity(Activity(ActivityType.POSTED, PULL, 17, 5)).encode()
+    message = LogMessage(AUTHORS_LOG, 3, 4, b"%d" % PULL, event, 5, [(REPLAY_HEADER, b"1")] if replayed else [])
+
+    told = [one.tweet_id for _, one in audience.told(message, {})]
+
+    assert told == ([] if replayed else [17])

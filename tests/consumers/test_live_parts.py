@@ -78,6 +78,7 @@ def test_only_those_who_listen_are_found_with_what_happens_to_them_in_order() ->
         ],
     }
     assert happenings(records, sorted_ids([])) == {}
+    assert happenings([replace(one, verify=True) for one in records], sorted_ids([big, 4, 9])) == {}
     assert happenings(records, sorted_ids([3, 1 << 62])) == {}
 
 
@@ -149,6 +150,8 @@ WITHIN = Position("0a1b2c3d", audience_of(USER, [9]), Place(200_002, 1), 1, None
         (None, None),
         (WITHIN, None),
         (replace(WITHIN, deliveries=Place(200_011)), Reason.POSITION_UNKNOWN),
+        (replace(WITHIN, deliveries=Place(200_010)), Reason.POSITION_UNKNOWN),  # something of it was told
+        (replace(WITHIN, reload_after=200_010), Reason.POSITION_UNKNOWN),
         (replace(WITHIN, incarnation="ffffffff"), Reason.POSITION_UNKNOWN),
         (replace(WITHIN, audience=audience_of(USER, [])), Reason.FOLLOWS_CHANGED),
         (replace(WITHIN, deliveries=Place(9)), Reason.POSITION_EXPIRED),

@@ -146,3 +146,30 @@ def test_upwards_a_page_that_was_cut_says_so(monkeypatch: pytest.MonkeyPatch) ->
     page = above(timeline, Cursor(20, min_id=0), 40)
 
     assert (len(page.shown), page.cut) == (10, True)
+
+
+def test_upwards_pages_that_are_cut_and_empty_lead_on_to_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "LOOKED_ENTRIES_MAX", 100)
+    timeline = make_timeline([Made()] * 10 + [Made(parent_live=False)] * 1_000 + [Made()] * 30)
+    timeline.dead = set(list(timeline.made)[300:700])
+
+    found = [above(timeline, Cursor(20, min_id=0), 40)]
+    while (page := found[-1]).shown or page.cut:
+        min_id = page.next_min_id if page.cut else page.shown[0].body.id
+        assert min_id is not None
+        found.append(above(timeline, Cursor(20, min_id=min_id), 40))
+
+    assert sum(not page.shown and page.cut for page in found) >= 3
+    assert [one for page in found[::-1] for one in page.shown] == expected(timeline, 40)
+
+
+def test_upwards_a_page_that_was_cut_knows_the_older_retweet_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "LOOKED_ENTRIES_MAX", 100)
+    timeline = make_timeline([Made(retweet_of=1), Made(retweet_of=1)] + [Made()] * 200)
+    oldest, _, plain, *others = timeline.made
+    timeline.dead = set(others)
+
+    page = above(timeline, Cursor(20, min_id=oldest), 40)
+
+    assert page.cut
+    assert [one.body.id for one in page.shown] == [plain]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,9 @@ class FakeMessage:
     timestamp: float = 0.0
     topic: str = "activity"
     partition: int = 0
+
+
+SETTLES_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,9 @@ def run(
     made: list[Rounds] | None = None,
     messages_max: int = BATCH_MESSAGES_MAX,
 ) -> None:
-    async def each(of_partitions: Sequence[Sequence[Any]]) -> None:
-        for batch in of_partitions:
-            await process(batch)
+    async def each(of_partitions: Sequence[Sequence[Any]]) -> list[float]:
+        """What `process` answers is after how many seconds the batch may be acknowledged."""
+        return [await process(batch) or 0.0 for batch in of_partitions]
 
     async def main() -> None:
         rounds = Rounds(Limits(at_once=1, partitions=1, messages_max=messages_max), each)
@@ -367,3 +371,51 @@ def test_the_newest_acknowledged_offset_is_committed_over_gaps(acknowledged: lis
 
     assert consumer._new_offset("place") == commit
     assert consumer._new_offset("place") is None
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_batch_that_may_not_be_acknowledged_yet_holds_up_no_other_and_all_are_acknowledged_in_order() -> None:
+    stream, seen = FakeStream(range(6)), list[int]()
+
+    async def process(events: Sequence[FakeEvent]) -> float:
+        assert stream.acknowledged == [], "the first one is not settled yet"
+        seen.extend(numbers(events))
+        await asyncio.sleep(0)
+        return SETTLES_S if 0 in numbers(events) else 0.0
+
+    async def then(task: "asyncio.Task[None]") -> None:
+        began_s = asyncio.get_running_loop().time()
+        await until(lambda: len(seen) == 6)
+        await until(lambda: bool(stream.acknowledged))
+        assert asyncio.get_running_loop().time() - began_s >= SETTLES_S
+        await until(lambda: len(stream.acknowledged) == 6)
+        stream.closed.set()
+        await task
+
+    run(stream, process, then)
+
+    assert stream.acknowledged == list(range(6))
+
+
+@pytest.mark.usefixtures("ended")
+@pytest.mark.parametrize("how", ["stop", "rebalance"])
+def test_before_a_stop_or_a_rebalance_what_is_done_settles_and_is_acknowledged(how: str) -> None:
+    stream, seen, made = FakeStream(range(1)), list[int](), list[Rounds]()
+
+    async def process(events: Sequence[FakeEvent]) -> float:
+        seen.extend(numbers(events))
+        return SETTLES_S
+
+    async def then(task: "asyncio.Task[None]") -> None:
+        await until(lambda: seen == [0])
+        if how == "stop":
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        else:
+            await made[0].wait_idle()
+        assert stream.acknowledged == [0]
+        stream.closed.set()
+        await asyncio.wait({task})
+
+    run(stream, process, then, made)

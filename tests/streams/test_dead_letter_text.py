@@ -14,18 +14,16 @@ from infra.events import (
     one_chunk,
 )
 from infra.reactions import Reaction, ReactionType, encode_reaction
+from infra.shown_text import LINE_CHARS_MAX, printable, time_text
 from streams.dead_letter_text import (
     DUMP_BYTES_MAX,
-    LINE_CHARS_MAX,
     TEXT_CHARS_MAX,
     Form,
     decoded,
     hex_dump,
     letter_json,
     letter_lines,
-    printable,
     table,
-    time_text,
     yard_json,
 )
 from streams.read_dead_letters import Buried, Line, Yard

@@ -1,5 +1,7 @@
 """The fan-out policy, as a table."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -129,6 +131,17 @@ def test_chunks_of_a_partition_share_messages_and_those_of_one_kind_share_record
         (DeliveryKind.DELIVER_OWN, 1),
     ]
     assert [(one.kind, len(one.subjects)) for one in messages[4]] == [(DeliveryKind.DELIVER, 1)]
+
+
+def test_what_an_event_that_was_sent_again_asks_for_is_to_be_verified_and_has_records_of_its_own() -> None:
+    event = Activity(ActivityType.POSTED, AUTHOR, TWEET, 5)
+    both = [*plan_deliveries(event, facts(), FOLLOWERS, LENGTH)]
+    both += plan_deliveries(replace(event, replayed=True), facts(), FOLLOWERS, LENGTH)
+
+    records = [one for message in pack_messages(both) for one in decode_deliveries(message.value)]
+
+    sizes = {verify: sum(len(one.targets) for one in records if one.verify is verify) for verify in (False, True)}
+    assert sizes == {False: 101, True: 101}
 
 
 @pytest.mark.parametrize("alone", [DeliveryKind.MERGE, DeliveryKind.UNMERGE])

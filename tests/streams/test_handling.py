@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from infra.dead_letters import DeadLetter, Stage
 from infra.errors import KafkaUnavailable, RedisUnavailable, Superseded, Undecodable
 from infra.readiness import EXIT_NOT_AGAIN
 from infra.topics import MESSAGE_BYTES_MAX
 from streams import handling
 from streams.batches import BATCH_WAIT_S
 from streams.dead_letter_share import DeadLetterShare
-from streams.dead_letters import DeadLetter, Stage
 from streams.handling import AWAY, FAILED, FAILED_TRIES_MAX, FAILED_WITHIN_S, Handling, until_done
 from streams.progress import PROGRESS
 from streams.rounds import BATCH_MESSAGES_MAX

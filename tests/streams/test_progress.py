@@ -6,19 +6,10 @@ import pytest
 
 from infra import kafka
 from streams.progress import STALLED_S, Fetched, Progress, Run, Work, lag_offsets, lag_s, oldest_open, stalled
+from tests.clock import Clock
 
 PLACE = ("deliver", 3)
 NOW_MS = 1_000_000
-
-
-class Clock:
-    """A clock that stands still until it is told to move."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.mark.parametrize(

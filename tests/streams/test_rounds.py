@@ -29,9 +29,13 @@ class Partition:
         self.at_work = True
         return [self._waiting.pop(0)]
 
-    async def acknowledge(self, batch: Sequence[Any]) -> None:
+    async def acknowledge(self, batch: Sequence[Any], after_s: float) -> None:
+        assert after_s == 0.0
         self.acknowledged += batch
         self.at_work = False
+
+    async def wait_settled(self) -> None:
+        """Nothing waits."""
 
     def drop_waiting(self, generation: int) -> None:
         self._waiting.clear()
@@ -46,13 +50,14 @@ def work_off(partitions: Sequence[Partition], limits: Limits) -> tuple[list[list
         nonlocal most
         working = 0
 
-        async def process(batches: Sequence[Sequence[Any]]) -> None:
+        async def process(batches: Sequence[Sequence[Any]]) -> list[float]:
             nonlocal most, working
             working += 1
             most = max(most, working)
             taken.append([since for batch in batches for since in batch])
             await asyncio.sleep(0)
             working -= 1
+            return [0.0] * len(batches)
 
         rounds = Rounds(limits, process)
         for partition in partitions:
@@ -108,9 +113,10 @@ def test_what_comes_while_all_rounds_work_is_taken_by_the_next_one() -> None:
     async def main() -> None:
         go_on, taken = asyncio.Event(), list[Any]()
 
-        async def process(batches: Sequence[Sequence[Any]]) -> None:
+        async def process(batches: Sequence[Sequence[Any]]) -> list[float]:
             taken.extend(batches)
             await go_on.wait()
+            return [0.0] * len(batches)
 
         first, second = Partition(1.0), Partition()
         rounds = Rounds(Limits(at_once=1, partitions=2), process)
@@ -141,8 +147,9 @@ def test_what_comes_of_several_partitions_in_one_go_of_the_event_loop_is_one_rou
     async def main() -> list[int]:
         sizes, partitions = list[int](), [Partition(), Partition(), Partition()]
 
-        async def process(batches: Sequence[Sequence[Any]]) -> None:
+        async def process(batches: Sequence[Sequence[Any]]) -> list[float]:
             sizes.append(len(batches))
+            return [0.0] * len(batches)
 
         rounds = Rounds(Limits(at_once=2, partitions=3), process)
         for number, partition in enumerate(partitions):

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from streams.progress import STALLED_S, Fetched, Place, Progress, Run
-from streams.watch import Watch
+from streams.watch import Watch, Worked
 
 PLACE = ("deliver", 3)
 
@@ -211,3 +211,32 @@ def test_messages_that_stand_in_line_behind_other_partitions_are_not_stalled(wor
     worker.look(STALLED_S + 1)
 
     assert worker.stalled()
+
+
+def test_the_lag_is_told_as_a_share_of_the_retention(worker: Worker) -> None:
+    """Of two days, by default."""
+    worker.write(5)
+    worker.fetch()
+    worker.look(43_200.0)
+    assert shown("of_retention_ratio") == 0.25
+
+    worker.progress.begin(PLACE, Run(10, 14, 0))
+    worker.progress.finish(PLACE)
+    worker.look()
+    assert shown("of_retention_ratio") == 0
+
+
+def test_what_is_worked_off_ends_before_the_oldest_open_message_and_behind_markers(worker: Worker) -> None:
+    worker.look()
+    began_ms = int(worker.now_s * 1000)
+    assert worker.watch.worked() == {("deliveries", 3): Worked(10, began_ms)}
+    worker.write(5)
+    worker.fetch()
+    worker.look(7.0)
+    assert worker.watch.worked() == {("deliveries", 3): Worked(10, began_ms)}
+
+    worker.progress.begin(PLACE, Run(10, 13, began_ms))  # the fifth is a transaction's marker
+    worker.progress.finish(PLACE)
+    worker.fetched[PLACE].runs.clear()
+    worker.look()
+    assert worker.watch.worked() == {("deliveries", 3): Worked(15, began_ms + 8_000)}

@@ -8,8 +8,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from infra import kafka
-from infra.kafka import Overview, end_offsets
+from infra import kafka_logs
+from infra.kafka_logs import Overview, end_offsets
 from infra.topics import DELIVERIES, LOGS_OF_WORKERS
 
 TIMED_OUT = -1001  # what librdkafka answers for a partition whose leader did not answer in time
@@ -52,7 +52,7 @@ def test_a_time_out_is_never_taken_for_an_end(answer: int | KafkaException) -> N
 def test_a_client_that_failed_is_replaced(monkeypatch: pytest.MonkeyPatch, answer: int | KafkaException) -> None:
     replaced = Admin(7)
     clients = iter([Admin(answer), replaced])
-    monkeypatch.setattr(kafka, "AdminClient", lambda _: next(clients))
+    monkeypatch.setattr(kafka_logs, "AdminClient", lambda _: next(clients))
     kafka_of = Overview("nobody:1")
 
     assert kafka_of.ends() is None

@@ -1,7 +1,8 @@
 """Dead letters: a message that cannot be processed goes to `<topic>.dlq` with its key, value, headers and the reason.
 
-The agent goes on only after the broker has it. Header names are Kafka Connect's (`DeadLetterQueueReporter`); an agent
-is its connector, a partition its task. Read them with `fanfold dlq`.
+The letters of another reader's group have a topic of their own. Who buries one goes on only after the broker has it.
+Header names are Kafka Connect's (`DeadLetterQueueReporter`); an agent or a group is its connector, a partition its
+task. Read them with `fanfold dlq`.
 """
 
 import threading
@@ -73,6 +74,12 @@ class DeadLetter:
     executing_class: str
     reason: Exception
     truncated: str = ""
+    buried_in: str = ""  # the topic that takes it; empty for that of its own topic
+
+    @property
+    def goes_to(self) -> str:
+        """The topic that takes it."""
+        return self.buried_in or dead_letters_of(self.topic)
 
     @property
     def place(self) -> str:
@@ -157,7 +164,7 @@ class DeadLetters:
                 too_large = self._send_some(letters)
                 if too_large and self._send_some([cut(letter) for letter in too_large]):
                     raise KafkaUnavailable(
-                        f"{dead_letters_of(letters[0].topic)} does not even take letters cut to {CUT_VALUE_BYTES} "
+                        f"{letters[0].goes_to} does not even take letters cut to {CUT_VALUE_BYTES} "
                         "bytes: raise its max.message.bytes"
                     )
             except BaseException:
@@ -185,7 +192,7 @@ class DeadLetters:
         others = [error.str() for error in failed.values() if error.code() != KafkaError.MSG_SIZE_TOO_LARGE]
         if left or others:
             raise KafkaUnavailable(
-                f"{dead_letters_of(letters[0].topic)} did not take {left + len(others)} of {len(letters)} dead letters "
+                f"{letters[0].goes_to} did not take {left + len(others)} of {len(letters)} dead letters "
                 f"({others[0] if others else 'no answer'}); is the topic there? `fanfold topics create` makes it"
             )
         return [letters[number] for number in sorted(failed)]
@@ -200,7 +207,7 @@ class DeadLetters:
 
 def _produce(producer: Producer, letter: DeadLetter, report: object, deadline_s: float) -> KafkaError | None:
     """Queues a letter; waits while the queue is full: it holds fewer large letters than a batch may have."""
-    topic, headers = dead_letters_of(letter.topic), headers_of(letter)
+    topic, headers = letter.goes_to, headers_of(letter)
     while True:
         try:
             producer.produce(topic, letter.value, letter.key, headers=headers, on_delivery=report)

@@ -1,0 +1,156 @@
+"""How fast a replay sends: never above its rate, and never more than the agents apply in a moment.
+
+What is sent waits in the same logs as live activity, so it must be little. Two shares are on the way at most; how
+large one is follows from how long it took until it was applied: what takes longer than the target, or than twice the
+way of a slower machine, makes the next ones half as large. So live tweets wait behind less than half a second of
+replayed ones, and behind none while the agents are behind anyway: then no share comes back, and nothing is sent. Where
+nobody waits a longer target is faster: the larger a share is, the more of its entries share a look at their list.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from infra import metrics
+
+# From the sending of a share until it is applied. Workers commit five times a second, so a fifth of a second of it may
+# be waiting to hear of that; the rest is work of the agents.
+TARGET_S = 0.4  # unless a replay says otherwise
+TARGETS_S = (0.1, 60.0)
+GROWTH = ((0.1, 4.0), (0.75, 1.5))  # below so much of the target: times so much
+# How long the way takes anyway is the least that one of the last shares took. Were it not asked, a busy machine on
+# which a single event takes longer than the target would crawl. Shares wait for each other, so with time the least of
+# them would rise: what may follow from it is bounded.
+SHARES_REMEMBERED, TIMES_THE_WAY, TARGET_MAX_S = 300, 2.0, 1.0
+ON_THE_WAY_MAX = 2  # shares: the agents work on one while the next one is read and sent
+SHARE_FIRST = 64  # events
+SHARE_MIN = 16  # events: with fewer the two transactions are most of the work
+SHARE_MAX = 4_000  # events: 2 MB in one transaction
+POLL_S = 0.02  # between looks at what is applied
+STALLED_S = 2.0  # markers of transactions are never applied: so little that does not move for so long is nothing
+LOOSE_MAX = 64  # offsets that may be markers only
+
+Offsets = Mapping[int, int]
+
+
+class Logs(Protocol):
+    """How far both logs are worked off; each answer is a question to Kafka or to the nodes."""
+
+    def activity_ends(self) -> Offsets:
+        """Of each partition of activity."""
+
+    def fanned_out(self) -> Offsets:
+        """Where fan_out goes on, of each partition of activity."""
+
+    def delivery_ends(self) -> Offsets:
+        """Of each partition of deliveries."""
+
+    def delivered(self) -> Offsets:
+        """Behind the last offset that the nodes have, of each partition of deliveries that they know."""
+
+
+@dataclass(slots=True)
+class _Share:
+    """What was sent together: when, and where the logs ended behind it."""
+
+    sent_s: float
+    activity: Offsets
+    deliveries: Offsets | None = None
+
+
+def next_share(share: int, took_s: Sequence[float], target_s: float = TARGET_S) -> int:
+    """How large the next share is, by how long the last ones took, the newest last."""
+    target_s = max(target_s, min(TIMES_THE_WAY * min(took_s), TARGET_MAX_S))
+    if took_s[-1] > target_s:
+        return max(share // 2, SHARE_MIN)
+    grows_by = next((times for below, times in GROWTH if took_s[-1] < target_s * below), None)
+    return share if grows_by is None else min(round(share * grows_by) + 1, SHARE_MAX)
+
+
+class Window:
+    """What is on the way to the timelines. Time is a parameter of everything."""
+
+    def __init__(self, logs: Logs, target_s: float = TARGET_S) -> None:
+        self.share = SHARE_FIRST
+        self._target_s = target_s
+        self._logs = logs
+        self._took_s: deque[float] = deque(maxlen=SHARES_REMEMBERED)
+        self._shares: deque[_Share] = deque()
+        self._left = _Left()
+
+    def sent(self, now_s: float) -> None:
+        """A share was sent and the broker has it."""
+        self._shares.append(_Share(now_s, self._logs.activity_ends()))
+
+    def is_open(self, now_s: float) -> bool:
+        """Whether one more share may be sent; looks at the logs unless nothing is on the way."""
+        while self._shares and self._is_applied(self._shares[0], now_s):
+            self._took_s.append(now_s - self._shares.popleft().sent_s)
+            self.share = next_share(self.share, self._took_s, self._target_s)
+        return len(self._shares) < ON_THE_WAY_MAX
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is on the way, by the last look."""
+        return not self._shares
+
+    def _is_applied(self, share: _Share, now_s: float) -> bool:
+        if share.deliveries is None:
+            if not self._left.is_nothing(share.activity, self._logs.fanned_out(), now_s):
+                return False
+            share.deliveries, self._left = self._logs.delivery_ends(), _Left()
+        if not self._left.is_nothing(share.deliveries, self._logs.delivered(), now_s):
+            return False
+        self._left = _Left()
+        return True
+
+
+@dataclass(slots=True)
+class _Left:
+    """What lies between an end and how far a log is worked off, and since when it has not changed."""
+
+    offsets: int = -1
+    since_s: float = 0.0
+
+    def is_nothing(self, ends: Offsets, done: Offsets, now_s: float) -> bool:
+        """Markers count as nothing, once they are all there can be: one behind each partition's last message at once,
+        more of them when they do not move."""
+        left = {partition: end - done.get(partition, end) for partition, end in ends.items()}
+        if all(one <= 1 for one in left.values()):
+            return True
+        total = sum(max(one, 0) for one in left.values())
+        if total != self.offsets:
+            self.offsets, self.since_s = total, now_s
+        return all(one <= LOOSE_MAX for one in left.values()) and now_s - self.since_s >= STALLED_S
+
+
+class Pace:
+    """When the next share may be sent, and how large it is. `window` is None when no agent reads what is sent."""
+
+    def __init__(self, rate: Callable[[], int], window: Window | None, clock_s: Callable[[], float]) -> None:
+        self._rate = rate
+        self._window = window
+        self._clock_s = clock_s
+        self._free_s = clock_s()  # until then what was sent is paid for
+
+    @property
+    def share(self) -> int:
+        """How many events the next share may have: a second's at most."""
+        most = SHARE_MAX if self._window is None else self._window.share
+        return max(min(most, self._rate()), 1)
+
+    def sent(self, events: int) -> None:
+        """So many were sent."""
+        now_s = self._clock_s()
+        self._free_s = max(self._free_s, now_s - 1.0) + events / self._rate()
+        if self._window is not None:
+            self._window.sent(now_s)
+
+    def wait_s(self) -> float:
+        """How long to wait before asking again; 0: now is the time."""
+        now_s = self._clock_s()
+        if self._window is not None and not self._window.is_open(now_s):
+            metrics.REPLAY_WAITS.inc()
+            return POLL_S
+        return max(min(self._free_s - now_s, 1.0), 0.0)
