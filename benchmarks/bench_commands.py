@@ -172,6 +172,40 @@ def read(
 
 
 @group.command()
+def repair(
+    context: typer.Context,
+    timelines: Timelines = 100_000,
+    entries: Entries = 400,
+    fan_out: FanOut = 300,
+    runs: Annotated[int, typer.Option(min=1, max=100, help="Repairs from each source; the median counts.")] = 1,
+    workers: Workers = 1,
+    seed: Seed = 7,
+    as_json: JsonFlag = False,
+) -> None:
+    """Entries restored a second into an emptied cluster while nothing else runs: from another cluster, and then from
+    the database.
+
+    Every repair ends with a comparison of all timelines with the database; without a clean one there is no figure.
+    """
+    from benchmarks.repair import Options, RepairBench
+    from benchmarks.repair_report import print_repair
+    from benchmarks.warm_state import Shape, refuse_too_large
+
+    shape, settings = Shape(timelines, entries, fan_out), settings_of(context)
+    refuse_too_large(shape, 0, *_free(settings.data_dir))
+    ground = _ground(settings, workers, running=False, beside_other_data=False)
+
+    def measure(opened: "Ground") -> Any:
+        assert opened.stack is not None, "it kills nodes: on a stack of its own only"
+        return RepairBench(Options(shape, runs, workers, seed), opened, opened.stack).run()
+
+    report = _measured(ground, measure)
+    _show(report, print_repair, as_json)
+    if not report.clean:
+        raise CheckFailed("an audit found differences, so there is no figure")
+
+
+@group.command()
 def index(
     context: typer.Context,
     users: Annotated[int, typer.Option(min=100, max=100_000_000, help="Users; many of them are followed.")] = 1_000_000,
@@ -188,6 +222,51 @@ def index(
     options, data_dir = IndexOptions(users, follows, runs, seed), settings_of(context).data_dir
     result = _interruptible(lambda: run_index(options, data_dir, Watcher(), to_standard_error))
     _show(result, lambda shown: print_pairs(shown.as_json()), as_json)
+
+
+@group.command()
+def tail(
+    context: typer.Context,
+    events: Annotated[int, typer.Option(min=1_000, max=100_000_000, help="Events in the log.")] = 1_000_000,
+    runs: Annotated[int, typer.Option(min=1, max=100, help="Times to read it both ways; the median counts.")] = 3,
+    as_json: JsonFlag = False,
+) -> None:
+    """The activity log read for one author of a hundred, beside a bare loop that only counts, in the same run."""
+    from benchmarks.demo_report import Watcher
+    from benchmarks.tail import TailOptions, run_tail
+    from infra.stack.progress import to_standard_error
+
+    options, data_dir = TailOptions(events, runs), settings_of(context).data_dir
+    result = _interruptible(lambda: run_tail(options, data_dir, Watcher(), to_standard_error))
+    _show(result, lambda shown: print_pairs(shown.as_json()), as_json)
+
+
+@group.command()
+def replay(
+    context: typer.Context,
+    timelines: Timelines = 50_000,
+    entries: Entries = 480,
+    fan_out: FanOut = 300,
+    tweets: Annotated[int, typer.Option(min=1, max=1_000_000, help="Tweets to replay.")] = 10_000,
+    workers: Workers = 1,
+    seed: Seed = 7,
+    as_json: JsonFlag = False,
+) -> None:
+    """Entries a second that a replay from the database brings into full timelines, each compared with the database.
+
+    It ends with a comparison of all timelines; without a clean one there is no figure.
+    """
+    from benchmarks.replay import Options, ReplayBench, print_replay
+    from benchmarks.warm_state import Shape, refuse_too_large
+
+    shape, settings = Shape(timelines, entries, fan_out), settings_of(context)
+    refuse_too_large(shape, tweets, *_free(settings.data_dir))
+    options = Options(shape, tweets, workers, seed)
+    ground = _ground(settings, workers, running=False, beside_other_data=False)
+    report = _measured(ground, lambda opened: ReplayBench(options, opened).run())
+    _show(report, print_replay, as_json)
+    if not report.clean:
+        raise CheckFailed("the audit found differences, so there is no figure")
 
 
 def print_pairs(found: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ first, with callers that post as fast as they can. Output: percentiles when idle
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,19 +14,17 @@ from rich.console import Console
 
 from benchmarks.callers import locked, share_out, sleep_until
 from benchmarks.demo_report import LATENCY
+from benchmarks.maximum import APPLIED_LIMIT_S, live_maximum
 from benchmarks.scrape import percentile, read_buckets
 from benchmarks.stage import Ground, warm_audience
 from benchmarks.warm_state import Audience, Shape
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.audit_report import AuditResult
-from consumers.delivered import delivered
 from infra.stack.status import read_status
 from producers.publish import NewTweet
 
 CALLERS = 16  # of the open loop: so many posts may be under way
-CALLERS_OF_MAXIMUM = 32  # posts share transactions: with fewer the callers wait, and not the system
-APPLIED_LIMIT_S = 600.0
 WARM_UP_S = 5.0  # before each phase: connections, plans and the follower index
 PERCENTILES = {"latency_ms_p50": 0.5, "latency_ms_p99": 0.99, "latency_ms_p999": 0.999}
 
@@ -106,7 +104,7 @@ class LatencyBench:
         shape = self._options.shape
         audience = warm_audience(self._ground, shape, self._rng)
         idle = self._phase("idle", audience, self._options.idle_rate)
-        tweets_per_s, deliveries_per_s = self._maximum(audience)
+        tweets_per_s, deliveries_per_s = live_maximum(self._ground, audience, self._options.seconds / 2, self._rng)
         half = self._phase("half load", audience, tweets_per_s / 2)
         self._watcher.step(f"comparing {3 * shape.timelines:,} timelines with the database")
         result = audit(self._stores.engine, self._stores.timelines, complete=True, progress=self._watcher.counted)
@@ -141,30 +139,6 @@ class LatencyBench:
         share_out(CALLERS, locked(plan), post_when_due)
         self._wait_until_applied()
         return late_ms
-
-    def _maximum(self, audience: Audience) -> tuple[float, float]:
-        """Tweets and deliveries a second with callers that post as fast as they can, until all is delivered."""
-        self._watcher.step(f"the maximum: {CALLERS_OF_MAXIMUM} callers post as fast as they can")
-        end_s = time.monotonic() + self._options.seconds / 2
-        posted = 0
-
-        def authors() -> Iterator[int]:
-            nonlocal posted
-            while time.monotonic() < end_s:
-                yield from audience.some_authors(100, self._rng)
-                posted += 100
-
-        before, began_s = delivered(self._stores.clusters).deliveries, time.monotonic()
-        share_out(
-            CALLERS_OF_MAXIMUM,
-            locked(authors()),
-            lambda author: self._publisher.post(NewTweet(author, f"Measured tweet of user {author}")),
-        )
-        self._wait_until_applied()
-        seconds = time.monotonic() - began_s
-        deliveries = delivered(self._stores.clusters).deliveries - before
-        self._watcher.done(f"{posted / seconds:,.0f} tweets and {deliveries / seconds:,.0f} deliveries a second")
-        return posted / seconds, deliveries / seconds
 
     def _buckets(self) -> dict[float, float]:
         workers = [part.address for part in read_status(self._settings).parts if part.name.startswith("worker")]

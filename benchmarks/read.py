@@ -1,7 +1,8 @@
 """bench read: home reads of 20 hydrated tweets, beside bare redis-py with the same commands in the same run.
 
-Then the latency of reads at half of that rate while deliveries run at half speed (open loop: reads come at random times
-whether the system keeps up or not), and first reads, which rebuild. A comparison of all timelines ends it.
+Then the latency of reads at half of that rate while deliveries run at half of what live posting reaches (open loop:
+reads come at random times whether the system keeps up or not), and first reads, which rebuild. A comparison of all
+timelines ends it.
 """
 
 import time
@@ -13,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from benchmarks.callers import locked, share_out, sleep_until
+from benchmarks.maximum import APPLIED_LIMIT_S, live_maximum
 from benchmarks.posting import posting
 from benchmarks.read_limit import BareReader, commands_of
 from benchmarks.read_report import ReadReport
@@ -26,13 +28,10 @@ from consumers.read_timeline import TimelineReader
 from infra import redis_keys
 from infra.errors import CheckFailed
 from infra.paging import LIMIT_DEFAULT, Cursor
-from producers.publish import NewTweet
 
 READERS_MAX = 1_000  # of each kind: their timelines and tweets are spread over all nodes
 CALLERS = 16  # of the open loop: so many reads may be under way, as in an API process
-POST_AT_ONCE = 500  # when as much as possible is posted
 REBUILD_ROUNDS = 5
-APPLIED_LIMIT_S = 600.0
 
 T = TypeVar("T")
 
@@ -121,11 +120,10 @@ class ReadBench:
         self, audience: Audience, readers: Sequence[int], rate: float
     ) -> tuple[list[float], dict[str, float]]:
         """Milliseconds from when each read was due to its page, while deliveries run at half of their maximum."""
-        maximum = self._most_deliveries(audience)
+        tweets_per_s, maximum = live_maximum(self._ground, audience, self._options.seconds / 2, self._rng)
         self._watcher.step(f"{rate:,.0f} reads and {maximum / 2:,.0f} deliveries a second")
-        tweets_per_s = maximum / 2 / self._options.shape.fan_out
         data_dir = self._ground.settings.data_dir
-        with posting(data_dir, audience.first, audience.authors, tweets_per_s):
+        with posting(data_dir, audience.first, audience.authors, tweets_per_s / 2):
             self._open_loop(readers, rate, min(self._options.seconds, 2.0))  # warms up
             before, began_s = delivered(self._stores.clusters).deliveries, time.monotonic()
             latency_ms = self._open_loop(readers, rate, self._options.seconds)
@@ -149,21 +147,6 @@ class ReadBench:
         share_out(CALLERS, locked(zip(due_s.tolist(), cycle(readers), strict=False)), read_when_due)
         return latency_ms
 
-    def _most_deliveries(self, audience: Audience) -> float:
-        """Deliveries a second while somebody posts as fast as he can, until all is delivered."""
-        self._watcher.step("the maximum of deliveries")
-        before, began_s = delivered(self._stores.clusters).deliveries, time.monotonic()
-        while time.monotonic() < began_s + self._options.seconds / 2:
-            self._post(audience, POST_AT_ONCE)
-        wait_until_applied(self._stores.engine, self._ground.settings.kafka_bootstrap, APPLIED_LIMIT_S)
-        rate = (delivered(self._stores.clusters).deliveries - before) / (time.monotonic() - began_s)
-        self._watcher.done(f"{rate:,.0f} a second")
-        return rate
-
-    def _post(self, audience: Audience, tweets: int) -> None:
-        authors = audience.some_authors(tweets, self._rng)
-        self._ground.publisher.post_many([NewTweet(author, f"Measured tweet of user {author}") for author in authors])
-
     def _rebuilds(self, readers: Sequence[int]) -> list[float]:
         """Milliseconds of home reads that no copy can answer: home, own user timeline and celebrities are rebuilt."""
         self._watcher.step(f"first reads of {len(readers)} users")
@@ -179,4 +162,4 @@ class ReadBench:
 
     def _forget(self, user_id: int) -> None:
         keys = (redis_keys.home_timeline(user_id), redis_keys.user_timeline(user_id), redis_keys.celebrities(user_id))
-        self._stores.clusters.on_each_cluster(user_id, lambda node: node.command("DEL", *keys))
+        self._stores.clusters.on_each_copy(user_id, lambda node: node.command("DEL", *keys))

@@ -6,20 +6,17 @@ the other, and what comes back is dropped.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import redis
 
 from consumers.read_timeline import TimelineReader
 from infra.composition import Stores
-from infra.live_settings import decode_live_settings
+from infra.live_settings import watch_live_settings
 from infra.paging import Cursor
 from infra.redis_clusters import RedisClusters
-from infra.redis_node import Argument
-from infra.shard_map import decode_shard_map
+from infra.redis_node import Argument, Reply
 from infra.timelines import Timelines
 from infra.tweet_bodies import TweetBodies
-from infra.zookeeper import LIVE_SETTINGS_PATH, PLACEMENT_PATH, Watched
 
 TIMEOUT_S = 60.0
 
@@ -31,17 +28,17 @@ class RecordingClusters(RedisClusters):
 
     sent: list[Command]
 
-    def commands_at_once(self, commands: Mapping[str, Sequence[Sequence[Argument]]]) -> dict[str, list[Any]]:
+    def start(self, name: str, commands: Sequence[Sequence[Argument]], timeout_s: float | None = None) -> Reply:
         """The same as without notes."""
-        self.sent += [(name, command) for name, of_node in commands.items() for command in of_node]
-        return super().commands_at_once(commands)
+        self.sent += [(name, command) for command in commands]
+        return super().start(name, commands, timeout_s)
 
 
 def commands_of(stores: Stores, readers: Sequence[int], cursor: Cursor) -> list[list[Command]]:
     """What one home read of each of these users sends."""
-    recording = RecordingClusters(Watched(stores.zookeeper, PLACEMENT_PATH, decode_shard_map))
+    recording = RecordingClusters(stores.shard_maps)
     try:
-        live = Watched(stores.zookeeper, LIVE_SETTINGS_PATH, decode_live_settings)
+        live = watch_live_settings(stores.zookeeper)
         timelines, bodies = Timelines(recording, live), TweetBodies(recording, stores.engine)
         reader = TimelineReader(replace(stores, timelines=timelines, bodies=bodies))
         found = []

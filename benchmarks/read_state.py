@@ -13,7 +13,7 @@ from benchmarks.warm_state import HISTORY_MS, Audience
 from infra.composition import Stores
 from infra.database import reading, transaction
 from infra.live_settings import set_live_settings
-from producers.snowflake import EPOCH_MS, TIME_SHIFT
+from infra.tweet_ids import EPOCH_MS, TIME_SHIFT
 
 CELEBRITIES = 10
 CELEBRITY_TWEETS = 60  # over the same month as the audience's history: a third of a page or so

@@ -19,7 +19,7 @@ from infra.database import reading, transaction
 from infra.errors import Conflict, StackError
 from infra.rebuild import BATCH_USERS_MAX
 from infra.slots import Ids
-from producers.snowflake import EPOCH_MS, TIME_SHIFT
+from infra.tweet_ids import EPOCH_MS, TIME_SHIFT
 
 FOLLOWS_EACH = 16  # authors whom every user follows
 FOLLOWERS_SIGMA = 1.0  # of the log-normal number of followers: the best known author has some 20 times the mean

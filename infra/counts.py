@@ -78,7 +78,7 @@ class Counts:
         for cluster in random.sample(CLUSTERS, len(CLUSTERS)):
             answered = self._held(cluster, left)
             found |= {tweet_id: counts for part in answered for tweet_id, counts in part.items() if counts is not None}
-            left = [tweet_id for tweet_id in left if not any(tweet_id in part for part in answered)]
+            left = [tweet_id for tweet_id in left if tweet_id not in found]  # a copy that has just moved has none
             if not left:
                 break
         unknown = [tweet_id for tweet_id in asked if tweet_id not in found]

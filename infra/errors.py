@@ -8,13 +8,15 @@ FanfoldError                     exit 1
 │   ├── NotFound           404   the user, tweet or file is not there
 │   ├── Forbidden          403   the acting user, or his token, may not do this
 │   └── Conflict           409   something else has the name
-│       └── KeyReused      409   an idempotency key was sent with another request before
+│       ├── KeyReused      409   an idempotency key was sent with another request before
+│       └── LeaseHeld      409   another process does the job at this moment
 ├── CheckFailed                  exit 1: a check ran and found differences
 ├── Undecodable                  a message that no known version of the code can read
 ├── Fenced                       a Redis node refused a write: old epoch, generation or call
 ├── Superseded                   a newer worker has taken over; drop what is held
 ├── RedisRefused                 a Redis node refuses a command for a reason that will not pass
 ├── TokenLost                    a rebuild is no longer mine; start again
+├── LeaseLost              exit 3: the right to do a one-at-a-time job is over, or may be
 ├── PositionLost                 a log no longer has the offset that reading goes on from
 ├── Closed                  503  what was called has been closed
 ├── Overloaded              503  more is written than can be worked off; try again later
@@ -24,6 +26,7 @@ FanfoldError                     exit 1
     │   └── AuthorBusy           another publisher holds an author's lock for too long
     ├── KafkaUnavailable
     ├── RedisUnavailable
+    │   └── RedisAddressWrong    what answers is no Redis, or refuses the password
     ├── ZooKeeperUnavailable
     └── StackError               the embedded stack cannot start or is not running
 """
@@ -84,6 +87,10 @@ class KeyReused(Conflict):
     """Raised when an idempotency key comes again with another request."""
 
 
+class LeaseHeld(Conflict):
+    """Raised when another process holds the lease of a job that is done by one at a time."""
+
+
 class CheckFailed(FanfoldError):
     """Raised when a check ran to its end and found differences."""
 
@@ -112,6 +119,13 @@ class Superseded(FanfoldError):
 class TokenLost(FanfoldError):
     """Raised when a timeline's token was replaced under a rebuild; the rebuild starts again."""
 
+    retriable = True
+
+
+class LeaseLost(FanfoldError):
+    """Raised when a job's lease is gone, or was not confirmed for so long that another process may hold it."""
+
+    exit_code = 3
     retriable = True
 
 
@@ -161,6 +175,10 @@ class KafkaUnavailable(DependencyError):
 
 class RedisUnavailable(DependencyError):
     """Raised when a Redis node does not answer in time."""
+
+
+class RedisAddressWrong(RedisUnavailable):
+    """Raised when what answers at a node's address speaks another language, or refuses user or password."""
 
 
 class ZooKeeperUnavailable(DependencyError):

@@ -3,17 +3,18 @@
 A delivery message holds records for one partition of the deliveries log:
 
     version (1 byte), then records:
-    kind (1) · reserved (3) · chunks (4) · targets (4) · ids (4)
+    kind (1) · flags (1) · reserved (2) · chunks (4) · targets (4) · ids (4)
     · subjects (8 each chunk) · published_ms (8 each chunk) · counts (4 each chunk) · targets (8 each) · ids (8 each)
 
-A record holds chunks of one kind: the first chunk's targets are the first `counts[0]` of all, and so on.
+A record holds chunks of one kind: the first chunk's targets are the first `counts[0]` of all, and so on. Its one flag
+is `verify`: it did not come in the live order, and is compared with the database right before it is applied.
 All integers are big-endian; so are the follower ids, which become Redis keys without a loop.
 """
 
 import json
 import reprlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -29,6 +30,9 @@ VERSION = 1
 DELIVERY_VERSION = 2  # 1 had one chunk a record
 PUBLISHED_MS_MAX = (1 << 63) - 1  # what a delivery record has room for
 NO_IDS: Ids = np.empty(0, dtype=">u8")
+# A header of activity that was sent again: its value is the id of the replay, or of the redrive. It is no news: who
+# tells people or counts as things happen leaves it out, and who writes down what the database says now takes it.
+REPLAY_HEADER = "fanfold-replay"
 
 
 class ActivityType(StrEnum):
@@ -44,12 +48,15 @@ class ActivityType(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Activity:
     """One event of an author. `other_id` is the tweet for posted and deleted, the follower for followed and unfollowed,
-    and the author himself for a change of his status: which one, his row says."""
+    and the author himself for a change of his status: which one, his row says.
+
+    `replayed` is told by a header (`is_replayed`) and is no part of the value."""
 
     type: ActivityType
     author_id: int
     other_id: int
     published_ms: int
+    replayed: bool = False
 
 
 _OTHER = {
@@ -75,14 +82,19 @@ def encode_activity(activity: Activity) -> str:
     )
 
 
-def decode_activity(data: bytes | None) -> Activity:
+def is_replayed(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> bool:
+    """Whether a message of the activity log was sent again, by its headers as any client has them."""
+    return any(name == REPLAY_HEADER for name in (headers if isinstance(headers, Mapping) else dict(headers or ())))
+
+
+def decode_activity(data: bytes | None, *, replayed: bool = False) -> Activity:
     """The inverse; fields that this version does not know are ignored. Raises `Undecodable`."""
     try:
         value: Any = json.loads(data or b"")
         read_version("activity", value, VERSION)
         kind = ActivityType(value["type"])
         author_id, other_id = read_ids("activity", value, "author_id", _OTHER[kind])
-        return Activity(kind, author_id, other_id, read_time_ms("activity", value))
+        return Activity(kind, author_id, other_id, read_time_ms("activity", value), replayed)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Undecodable(f"activity cannot be read: {type(error).__name__}: {error}") from error
 
@@ -154,7 +166,8 @@ FAMILY = {
 class Delivery:
     """One record of the deliveries log: chunks of one kind, as columns. All arrays are big-endian.
 
-    Chunk i says what happens to `subjects[i]` in `counts[i]` of the `targets`. `ids` belong to merges.
+    Chunk i says what happens to `subjects[i]` in `counts[i]` of the `targets`. `ids` belong to merges. What is to be
+    verified counts only as far as the database still says so when it is applied (streams/verify.py).
     """
 
     kind: DeliveryKind
@@ -163,6 +176,7 @@ class Delivery:
     counts: npt.NDArray[np.uint32]
     targets: Ids
     ids: Ids = field(default_factory=lambda: NO_IDS)
+    verify: bool = False
 
     @property
     def subject(self) -> int:
@@ -184,7 +198,8 @@ def one_chunk(
     )
 
 
-_RECORD = struct.Struct(">B3xIII")
+_RECORD = struct.Struct(">BB2xIII")
+_VERIFY = 1  # the flag; messages from before it have none
 RECORD_BYTES = _RECORD.size
 CHUNK_BYTES = 20  # of a chunk without its targets
 
@@ -193,7 +208,8 @@ def encode_deliveries(records: Iterable[Delivery]) -> bytes:
     """One message of the deliveries log."""
     parts = [bytes([DELIVERY_VERSION])]
     for record in records:
-        parts.append(_RECORD.pack(record.kind, len(record.subjects), len(record.targets), len(record.ids)))
+        sizes = len(record.subjects), len(record.targets), len(record.ids)
+        parts.append(_RECORD.pack(record.kind, _VERIFY * record.verify, *sizes))
         parts.append(record.subjects.astype(">u8", copy=False).tobytes())
         parts.append(record.published_ms.astype(">i8", copy=False).tobytes())
         parts.append(record.counts.astype(">u4", copy=False).tobytes())
@@ -210,16 +226,26 @@ def decode_deliveries(data: bytes | None) -> list[Delivery]:
     records, at = [], 1
     try:
         while at < len(data):
-            kind, chunks, targets, ids = _RECORD.unpack_from(data, at)
+            kind, flags, of_chunks, of_targets, of_ids = _RECORD.unpack_from(data, at)
             at += RECORD_BYTES
             columns = []
-            for dtype, count in ((">u8", chunks), (">i8", chunks), (">u4", chunks), (">u8", targets), (">u8", ids)):
+            sizes = (">u8", of_chunks), (">i8", of_chunks), (">u4", of_chunks), (">u8", of_targets), (">u8", of_ids)
+            for dtype, count in sizes:
                 columns.append(np.frombuffer(data, dtype, count, at) if count else np.empty(0, dtype))
                 at += columns[-1].nbytes
-            records.append(_checked(Delivery(DeliveryKind(kind), *columns)))
+            subjects, published_ms, counts, targets, ids = columns
+            record = Delivery(DeliveryKind(kind), subjects, published_ms, counts, targets, ids, _verifies(flags))
+            records.append(_checked(record))
     except (ValueError, struct.error) as error:
         raise Undecodable(f"delivery message cannot be read at byte {at}: {error}") from error
     return records
+
+
+def _verifies(flags: int) -> bool:
+    """Raises `Undecodable` for a flag that this version does not know: what it leaves out might matter."""
+    if flags & ~_VERIFY:
+        raise Undecodable(f"a delivery record has the flags {flags:#x}, and this code knows {_VERIFY:#x}")
+    return bool(flags)
 
 
 def _checked(record: Delivery) -> Delivery:

@@ -15,6 +15,7 @@ from infra.http_problems import problem, shown
 REQUESTS_MAX = 1_000  # worked on in one process; each waits for one of its threads, some milliseconds a turn
 STREAMS_MAX = 5_000  # open in one process, beside these: what an idle one takes is in ARCHITECTURE.md
 STREAM_PATH = "/v1/timelines/home/stream"
+ACTIVITY_STREAM_PATH = "/v1/stream"  # shares the places of the others, and has a bound of its own besides
 OPERATORS_REQUESTS_MAX = 50  # of those who run the server: they get through when nobody else does
 # Two of one would be read by one program as the first and by another one as the last.
 ONCE = ("authorization", "content-length", "content-type", "host", "idempotency-key")
@@ -30,10 +31,11 @@ class Frame:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._room = Room(REQUESTS_MAX)
-        operators = Room(OPERATORS_REQUESTS_MAX)
+        operators, streams = Room(OPERATORS_REQUESTS_MAX), Room(STREAMS_MAX)
         self._rooms = {
             ALIVE_PATH: Room(sys.maxsize),
-            STREAM_PATH: Room(STREAMS_MAX),
+            STREAM_PATH: streams,
+            ACTIVITY_STREAM_PATH: streams,
             "/readyz": operators,
             "/metrics": operators,
         }

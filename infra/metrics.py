@@ -25,6 +25,7 @@ COUNT_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)
 LABELS: Mapping[str, str] = {
     "agent": "an agent of the workers",
     "cluster": "a Redis cluster",
+    "how": "why a copy was asked",
     "kind": "what it is about",
     "partition": "a partition of the agent's log",
     "result": "how it went",
@@ -80,6 +81,11 @@ def _bulk_histogram(name: str, unit: str, meaning: str, buckets: Sequence[float]
     return BulkHistogram(name, meaning, buckets)
 
 
+# Every role.
+LIVE_SETTINGS_VERSION = _gauge(
+    "fanfold_live_settings_version", "version", "The version of the live settings that this process goes by"
+)
+
 # The relay.
 OUTBOX_AGE = _gauge(
     "fanfold_outbox_age_seconds", "seconds", "Age of the oldest event not sent yet; 0 when all are sent"
@@ -113,6 +119,13 @@ LAG_SECONDS = _gauge(
     agent=AGENTS,
     partition=PARTITIONS,
 )
+LAG_OF_RETENTION = _gauge(
+    "fanfold_lag_of_retention_ratio",
+    "ratio",
+    "That age by the retention of the log: at 1 messages are lost unread, and the worker refuses to go on",
+    agent=AGENTS,
+    partition=PARTITIONS,
+)
 DEAD_LETTERS = _counter(
     "fanfold_dead_letters_total",
     "messages",
@@ -120,6 +133,74 @@ DEAD_LETTERS = _counter(
     topic=tuple(topic.name for topic in TOPICS),
 )
 FENCED = _counter("fanfold_fenced_total", "writes", "Writes of an agent that a node or a broker refused", agent=AGENTS)
+REFUSED = _counter(
+    "fanfold_refused_writes_total",
+    "writes",
+    "Writes that a Redis node refused for their epoch, incarnation, generation or call number",
+    cluster=CLUSTERS,
+)
+MARKED_DOWN = _counter(
+    "fanfold_marked_down_total",
+    "nodes",
+    "Nodes whose copies this process marked down, since it could not write them",
+    cluster=CLUSTERS,
+)
+
+FAILED_PROBES = _counter(
+    "fanfold_failed_probes_total",
+    "probes",
+    "Looks at a node that had not answered a call and did not answer the look either; while one is away and asked for, "
+    "one to two a second",
+    cluster=CLUSTERS,
+)
+
+# Repair.
+FILLING = _gauge(
+    "fanfold_repair_filling_copies",
+    "copies",
+    "Slots whose copy in a cluster was emptied and is being filled, as the leading coordinator knows them",
+    cluster=CLUSTERS,
+)
+REPAIRED = _counter(
+    "fanfold_repaired_users_total", "users", "Users whose timelines repair built in copies that lacked them"
+)
+COPIED = _counter(
+    "fanfold_repair_copied_users_total",
+    "users",
+    "Users of those whose timelines came from another cluster's copy, and not from the database",
+    cluster=CLUSTERS,
+)
+PROMOTED = _counter(
+    "fanfold_repair_promoted_total", "copies", "Copies that were filled and serve again", cluster=CLUSTERS
+)
+MOVED = _counter(
+    "fanfold_moved_slots_total", "slots", "Slots that the leading coordinator gave to another node", cluster=CLUSTERS
+)
+REPLAYED = _counter("fanfold_replayed_events_total", "events", "Events of activity that replays have sent again.")
+REPLAY_WAITS = _counter(
+    "fanfold_replay_waits_total", "waits", "Looks at which a replay waited for what it had sent to be applied."
+)
+REPAIR_WAITS = _counter(
+    "fanfold_repair_waits_total", "pauses", "Times that repair paused, since deliveries were behind"
+)
+
+# Anti-entropy.
+COMPARED = _counter("fanfold_compared_users_total", "users", "Users whose timelines were compared between the copies")
+DIFFERENT = _counter(
+    "fanfold_different_timelines_total",
+    "timelines",
+    "Timelines that a copy had otherwise than most, also at a second look: they were rebuilt",
+    cluster=CLUSTERS,
+)
+UNCONFIRMED = _counter(
+    "fanfold_different_unconfirmed_total", "timelines", "Timelines that differed once, and not at the second look"
+)
+LACKING_COPIES = _counter(
+    "fanfold_compared_lacking_total",
+    "timelines",
+    "Times that a serving copy lacked a timeline that another one had, when they were compared",
+    cluster=CLUSTERS,
+)
 
 # fan_out.
 INDEX_LOOKUPS = _counter(
@@ -152,6 +233,12 @@ COUNTERS_LAG = _gauge(
     "fanfold_counters_lag_offsets",
     "offsets",
     "Offsets from the oldest message not folded to the end of the log; 0 when no message is left",
+    topic=FOLDED_TOPICS,
+)
+COUNTERS_LAG_OF_RETENTION = _gauge(
+    "fanfold_counters_lag_of_retention_ratio",
+    "ratio",
+    "Age of the oldest message read last, while the log goes on behind it, by the retention of the log",
     topic=FOLDED_TOPICS,
 )
 FORGOTTEN = _counter(
@@ -188,6 +275,24 @@ PAGES = _counter(
     kind=("home", "user"),
     source=("memory", "below_floor", "rebuilding", "many_celebrities"),
 )
+READ_HOWS = ("first", "hedge", "failover", "lacking")
+READ_CALLS = _counter(
+    "fanfold_read_calls_total",
+    "calls",
+    "Reading calls of a cluster's nodes: the first one for some timelines or bodies; one beside another that is late; "
+    "one after another that failed; one for what another copy lacked",
+    cluster=CLUSTERS,
+    how=READ_HOWS,
+)
+HEDGES_WON = _counter(
+    "fanfold_hedges_won_total", "calls", "Reading calls beside a late one that were answered before it"
+)
+COALESCED = _counter(
+    "fanfold_coalesced_misses_total",
+    "timelines, sets or bodies",
+    "Misses of what another caller in the same process was filling already, so that this one waited for him",
+    kind=("home", "user", "celebrities", "body"),
+)
 REBUILDS = _counter(
     "fanfold_rebuilds_total",
     "timelines",
@@ -209,6 +314,17 @@ STREAMS_ENDED = _counter(
     "streams",
     "Streams that ended: the client went, was too slow, its token was refused, or the server stopped",
     result=("gone", "too_slow", "token_refused", "stopping"),
+)
+ACTIVITY_STREAMS = _gauge(
+    "fanfold_open_activity_streams", "streams", "Streams of the activity log that are open in this process"
+)
+ACTIVITY_STREAM_EVENTS = _counter(
+    "fanfold_activity_stream_events_total", "events", "Events that were given to live streams of the activity log"
+)
+ACTIVITY_STREAM_LAG = _gauge(
+    "fanfold_activity_stream_lag_seconds",
+    "seconds",
+    "The same as fanfold_stream_lag_seconds, of the activity log's streams",
 )
 STREAM_LAG = _gauge(
     "fanfold_stream_lag_seconds",

@@ -73,3 +73,16 @@ def unsent(engine: sa.Engine) -> int:
     """Events that no relay has sent yet."""
     with reading(engine) as connection:
         return int(connection.execute(sa.text("SELECT count(*) FROM outbox")).scalar_one())
+
+
+def newest(engine: sa.Engine) -> int:
+    """The newest event that no relay has sent yet; 0 when all were sent."""
+    with reading(engine) as connection:
+        return int(connection.execute(sa.text("SELECT coalesce(max(id), 0) FROM outbox")).scalar_one())
+
+
+def is_sent(engine: sa.Engine, last: int) -> bool:
+    """Whether all events up to this one were sent."""
+    left = sa.text("SELECT EXISTS (SELECT FROM outbox WHERE id <= :last)")
+    with reading(engine) as connection:
+        return not connection.execute(left, {"last": last}).scalar_one()

@@ -1,4 +1,4 @@
-"""The writing end of the topic reactions: a reaction is in the log of every in-sync broker when `send` returns.
+"""The writing end of the topic reactions: a reaction is in the log of every in-sync broker once its place is known.
 
 Calls of many threads share one producer; another thread serves its reports. Next: counts.py, where a reader sees it.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -47,28 +48,20 @@ class ReactionLog:
         self._closed = threading.Event()
         self._lock = threading.Lock()
 
+    def submit(self, reaction: Reaction) -> "Future[Placed]":
+        """Where it is, or `KafkaUnavailable`, by `TAKEN_WITHIN_S`; nobody can take it out again. After the error it may
+        be there all the same, and sending it again is safe. Raises `Closed`."""
+        producer = self._opened()
+        return _produce(producer, reaction, partial(self._refused, producer))
+
     def send(self, reaction: Reaction) -> Placed:
-        """Returns where it is, when the broker has it. Raises `KafkaUnavailable`: it may be there all the same, and
-        sending it again is safe."""
+        """The same, and waits for it."""
         return self.send_all([reaction])[0]
 
     def send_all(self, reactions: Sequence[Reaction]) -> list[Placed]:
         """The same for at most `SEND_MAX`, in this order."""
         assert len(reactions) <= SEND_MAX, "split the batch: the producer's queue is everybody's"
-        if not reactions:
-            return []
-        producer = self._opened()
-        waiting = [_produce(producer, reaction) for reaction in reactions]
-        try:
-            return [one.result(TAKEN_WITHIN_S + REPORT_GRACE_S) for one in waiting]
-        except NotInTime:
-            raise KafkaUnavailable(f"topic {REACTIONS.name} took no reaction within {TAKEN_WITHIN_S:g} s") from None
-        except KafkaException as error:
-            self._replace_if_broken(producer, error.args[0])
-            raise KafkaUnavailable(
-                f"topic {REACTIONS.name} did not take a reaction: {error.args[0].str()}; is it there? "
-                "`fanfold topics create` makes it"
-            ) from error
+        return list(map(await_placed, [self.submit(reaction) for reaction in reactions]))
 
     def close(self) -> None:
         """Nothing is sent any more; who still waits is told so within `TAKEN_WITHIN_S`."""
@@ -99,22 +92,36 @@ class ReactionLog:
             else:
                 producer.poll(SERVE_POLL_S)
 
-    def _replace_if_broken(self, producer: Producer, error: KafkaError) -> None:
-        """An idempotent producer that met a fatal error takes nothing any more: the next caller gets another one."""
+    def _refused(self, producer: Producer, error: KafkaError) -> KafkaUnavailable:
+        """What the caller gets. An idempotent producer that met a fatal error takes nothing any more: the next caller
+        gets another one."""
         if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - part of librdkafka's interface
             with self._lock:
                 if self._producer is producer:
                     self._producer = None
+        hint = "is it there? `fanfold topics create` makes it"
+        return KafkaUnavailable(f"topic {REACTIONS.name} did not take a reaction: {error.str()}; {hint}")
 
 
-def _produce(producer: Producer, reaction: Reaction) -> "Future[Placed]":
+def await_placed(placed: "Future[Placed]") -> Placed:
+    """The place, in bounded time. Raises `KafkaUnavailable`."""
+    try:
+        return placed.result(TAKEN_WITHIN_S + REPORT_GRACE_S)
+    except NotInTime:
+        raise KafkaUnavailable(f"topic {REACTIONS.name} took no reaction within {TAKEN_WITHIN_S:g} s") from None
+
+
+def _produce(
+    producer: Producer, reaction: Reaction, refused: Callable[[KafkaError], KafkaUnavailable]
+) -> "Future[Placed]":
     placed: Future[Placed] = Future()
+    placed.set_running_or_notify_cancel()  # so whoever goes away cannot cancel it, and the report finds it open
 
     def report(error: KafkaError | None, message: Message) -> None:
         if error is None:
             placed.set_result(Placed(message.partition(), message.offset()))
         else:
-            placed.set_exception(KafkaException(error))
+            placed.set_exception(refused(error))
 
     try:
         producer.produce(
@@ -125,7 +132,7 @@ def _produce(producer: Producer, reaction: Reaction) -> "Future[Placed]":
             on_delivery=report,
         )
     except BufferError:  # as many wait already as the producer holds: who comes now need not wait for them
-        placed.set_exception(KafkaException(KafkaError(KafkaError._QUEUE_FULL)))  # noqa: SLF001
+        placed.set_exception(refused(KafkaError(KafkaError._QUEUE_FULL)))  # noqa: SLF001
     except KafkaException as error:
-        placed.set_exception(error)
+        placed.set_exception(refused(error.args[0]))
     return placed

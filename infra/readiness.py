@@ -1,5 +1,5 @@
 """What a role says to whoever started it: that it serves (its pid in the file that the supervisor named), and, by its
-exit code, that starting it again would not help."""
+exit code, whether starting it again would help."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,9 @@ import structlog
 
 from infra.settings import Settings
 
-# EX_DATAERR of sysexits.h. Elsewhere: systemd's RestartPreventExitStatus=65, or an alert.
+# EX_TEMPFAIL of sysexits.h. It may come while a role starts: what it is to take over is not free yet.
+EXIT_UNFINISHED = 75
+# EX_DATAERR. Elsewhere: systemd's RestartPreventExitStatus=65, or an alert.
 EXIT_NOT_AGAIN = 65  # a person must look first: another start would only do the same
 
 log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""Commands that set up or show: migrations, topics, settings in force."""
+"""Commands that set up or show: migrations, topics, process settings in force; live settings are next door."""
 
 from dataclasses import fields
 
@@ -7,12 +7,22 @@ from sqlalchemy.engine import make_url
 
 from infra.cli import JsonFlag, print_json, say, settings_of
 from infra.database import upgrade
+from infra.live_settings_commands import SET_HELP, config_get, config_history, config_rollback, config_set
+from infra.log_commands import topics_accept, topics_recreate
 from infra.settings import PREFIX, Settings
 from infra.topics import create_topics
 
 db = typer.Typer(no_args_is_help=True, help="The database's tables.")
 topics = typer.Typer(no_args_is_help=True, help="The Kafka topics.")
-config = typer.Typer(no_args_is_help=True, help="Settings.")
+config = typer.Typer(no_args_is_help=True, help="Process settings (show), and live settings (all others).")
+
+config.command("get")(config_get)
+config.command("set", help=SET_HELP, context_settings={"ignore_unknown_options": True})(config_set)
+config.command("history")(config_history)
+config.command("rollback")(config_rollback)
+
+topics.command("accept")(topics_accept)
+topics.command("recreate")(topics_recreate)
 
 
 @db.command("upgrade")

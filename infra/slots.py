@@ -24,6 +24,11 @@ def slot_of(any_id: int) -> int:
     return xxhash.xxh64_intdigest(any_id.to_bytes(8, "big")) % SLOTS
 
 
+def hash_of(any_id: int) -> int:
+    """The number whose remainder is the slot, for whoever wants to see how it comes about."""
+    return xxhash.xxh64_intdigest(any_id.to_bytes(8, "big"))
+
+
 def slots_of(ids: Ids) -> npt.NDArray[np.int64]:
     """The slots of an array of ids: xxh64 of 8 bytes, written out for arrays (xxHash specification, seed 0)."""
     lane = ids.astype(np.uint64).byteswap()

@@ -1,5 +1,7 @@
 """Questions to the database about users: who one is, who follows him, and whom he follows."""
 
+import re
+import reprlib
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -23,7 +25,11 @@ _FOLLOWING = {
     order: sa.text(_PAGE.format(one="follower_id", other="author_id", order=order)) for order in ("DESC", "ASC")
 }
 
+ID = re.compile(r"[0-9]{1,18}|[0-8][0-9]{18}")  # what the database can compare with an id
+HANDLE = re.compile(r"@?[A-Za-z0-9_]{1,30}")
+
 _USER = sa.text("SELECT id, handle FROM users WHERE id = :id AND deleted_at IS NULL")
+_NAMED = sa.text("SELECT id, handle FROM users WHERE handle = :handle AND deleted_at IS NULL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,19 @@ def user(engine: sa.Engine, user_id: int) -> User:
     """One user. Raises `NotFound`."""
     with reading(engine) as connection:
         return _need_user(connection, user_id)
+
+
+def user_named(engine: sa.Engine, name: str) -> User:
+    """The user of this id or, when it is no number or has an @ before it, of this handle. Raises `NotFound`."""
+    if ID.fullmatch(name):
+        return user(engine, int(name))
+    row = None
+    if HANDLE.fullmatch(name):
+        with reading(engine) as connection:
+            row = connection.execute(_NAMED, {"handle": name.removeprefix("@")}).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no user {reprlib.repr(name)}; name an id or a handle")
+    return User(*row)
 
 
 def followers(engine: sa.Engine, user_id: int, cursor: Cursor) -> UserPage:

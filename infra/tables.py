@@ -133,6 +133,19 @@ folded = Table(
     Column("next_offset", BigInteger, nullable=False),
 )
 
+# How far the workers were seen to have worked off each partition of their logs: all before `next_offset`, and all that
+# was published before `worked_until`. Kafka's committed offsets are what they go on from; this is how a worker that
+# starts knows that something is missing. `log_id` is Kafka's id of the topic.
+worked_logs = Table(
+    "worked_logs",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("log_id", Text, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("worked_until", DateTime(timezone=True), nullable=False),
+)
+
 # Debezium's outbox columns; `type` is the CloudEvents type. The relay deletes what it has sent.
 outbox = Table(
     "outbox",
@@ -186,6 +199,18 @@ imports = Table(
     Column("name", Text, primary_key=True),
     Column("lines", BigInteger, nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+# One row: the highest epochs of the shard map that were about to be written to ZooKeeper, and that are known to be
+# there. Only ever raised. A ZooKeeper that lost its data begins again at lower ones, and is refused by these.
+shard_epochs = Table(
+    "shard_epochs",
+    metadata,
+    Column("deployment", Integer, primary_key=True, autoincrement=False),
+    Column("planned", BigInteger, nullable=False),
+    Column("written", BigInteger, nullable=False),
+    CheckConstraint("deployment = 0", name="shard_epochs_one"),
+    CheckConstraint("planned >= written AND written >= 0", name="shard_epochs_order"),
 )
 
 # Beside these, the view `live_tweets`: tweets that timelines may show, not deleted and their originals neither.

@@ -1,7 +1,8 @@
 """Looks into timelines: what the copies hold beside a cursor, one call a node for any number of lists.
 
-Any copy will do; the next one is asked for what a copy lacks or a node does not answer. Writes nothing.
-Next: consumers/timeline_source.py.
+Any serving copy will do; the next one is asked for what a copy lacks or a node does not answer in time. A reader who is
+cut off from ZooKeeper may not know which copy missed a write: he takes the one that has applied most of its log (G4).
+Writes nothing. Next: consumers/timeline_source.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,14 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from infra import redis_keys
-from infra.errors import RedisUnavailable
-from infra.redis_clusters import RedisClusters, in_any_order
+from infra.applied_offsets import NOTHING_APPLIED, applied_offsets
+from infra.ask_copies import Orders, Question, ask_copies, spread
+from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument
+from infra.shard_map import COPIES_MIN, ShardMap
 from infra.slots import slot_of
+from infra.topics import DELIVERIES
 
 # Celebrities whose user timelines one page merges: 1,000 parts of a page are 1 to 2 ms of each of two nodes' time, and
 # 500 kB. Who follows more gets his pages from the database, which looks at each author once.
 CELEBRITIES_MAX = 1_000
+PAGE = ("FCALL_RO", "page", 0)
 CURSOR_DIGITS = 19  # of every tweet id: the Functions compare ids as strings
 
 
@@ -63,59 +68,69 @@ class HomeLook:
 def look_home(clusters: RedisClusters, user_id: int, span: Span) -> HomeLook:
     """All that is in a user's slot, by one call. Raises `RedisUnavailable` when no copy answers."""
     keys = redis_keys.home_timeline(user_id) + redis_keys.user_timeline(user_id)
-    arguments = (*_words(span), keys, redis_keys.celebrities(user_id), CELEBRITIES_MAX)
-    found: HomeLook | None = None
-    failure: RedisUnavailable | None = None
-    shard_map, slot = clusters.shard_map, slot_of(user_id)
-    for cluster in in_any_order():
-        name = shard_map.node_of(cluster, slot)
-        answer = _answers(clusters, {name: arguments})[name]
-        if isinstance(answer, RedisUnavailable):
-            failure = answer
-            continue
+    command = (*PAGE, *_words(span), keys, redis_keys.celebrities(user_id), CELEBRITIES_MAX)
+    found: list[HomeLook] = []
+
+    def take(_: str, ids: Sequence[int], answer: Any) -> Sequence[int]:
         look = _decode_home(answer)
-        found = look if found is None else _together(found, look)
-        if found.whole:
-            return found
-    if found is None:
-        raise failure or RedisUnavailable("no Redis cluster is known")
-    return found
+        found[:] = [_together(found[0], look) if found else look]
+        return () if found[0].whole else ids
+
+    orders = _orders(clusters, [user_id])
+    outcome = ask_copies(clusters, orders, [user_id], Question("home", lambda _: command, take))
+    if found:
+        return found[0]
+    if outcome.failure is not None:
+        raise outcome.failure
+    return HomeLook(ABSENT, ABSENT, None)  # no copy may be read: the database can
 
 
 def look_user_timelines(clusters: RedisClusters, authors: Sequence[int], span: Span) -> dict[int, Window]:
     """A window of each author's user timeline; absent where no copy holds it. Raises `RedisUnavailable` when no copy of
     one answers."""
-    words, shard_map = _words(span), clusters.shard_map
+    words = _words(span)
     found: dict[int, Window] = {}
-    answered: set[int] = set()
-    failure: RedisUnavailable | None = None
-    left = list(authors)
-    for cluster in in_any_order():
-        parts = shard_map.by_node(cluster, left)
-        calls = {name: (*words, b"".join(map(redis_keys.user_timeline, part))) for name, part in parts.items()}
-        for name, answer in _answers(clusters, calls).items():
-            if isinstance(answer, RedisUnavailable):
-                failure = answer
-                continue
-            answered.update(parts[name])
-            windows = map(_decode, answer[::2], answer[1::2])
-            found |= {one: window for one, window in zip(parts[name], windows, strict=True) if window.floor is not None}
-        left = [author for author in left if author not in found]
-        if not left:
-            return found
-    if failure is not None and not answered.issuperset(left):
-        raise failure
-    return found | dict.fromkeys(left, ABSENT)
+
+    def command(part: Sequence[int]) -> Sequence[Argument]:
+        return (*PAGE, *words, b"".join(map(redis_keys.user_timeline, part)))
+
+    def take(_: str, part: Sequence[int], answer: Any) -> Sequence[int]:
+        windows = map(_decode, answer[::2], answer[1::2])
+        present = {one: window for one, window in zip(part, windows, strict=True) if window.floor is not None}
+        found.update(present)
+        return () if len(present) == len(part) else [one for one in part if one not in present]
+
+    orders = _orders(clusters, authors)
+    outcome = ask_copies(clusters, orders, authors, Question("user", command, take))
+    if outcome.failure is not None and outcome.unanswered:
+        raise outcome.failure
+    # Also when no copy may be read: the database can.
+    return found | {author: ABSENT for author in authors if author not in found}
 
 
-def _answers(clusters: RedisClusters, calls: Mapping[str, Sequence[Argument]]) -> dict[str, Any]:
-    """Each node's answer, or the `RedisUnavailable` that it is; another error is raised."""
-    commands = {name: [("FCALL_RO", "page", 0, *arguments)] for name, arguments in calls.items()}
-    answers = {name: of_node[0] for name, of_node in clusters.commands_at_once(commands).items()}
-    for answer in answers.values():
-        if isinstance(answer, Exception) and not isinstance(answer, RedisUnavailable):
-            raise answer
-    return answers
+def _orders(clusters: RedisClusters, ids: Sequence[int]) -> Orders:
+    """In which order the copies of these ids are asked. Whether the shard map is certain is asked before it is taken:
+    the other way round it may be the one from before a check that has just come."""
+    cut_off, shard_map = clusters.cut_off, clusters.shard_map
+    if not cut_off:
+        return spread(shard_map, ids)
+    applied = applied_offsets(clusters, shard_map)
+    return Orders(shard_map, (), {slot: _by_applied(shard_map, slot, applied) for slot in set(map(slot_of, ids))})
+
+
+def _by_applied(shard_map: ShardMap, slot: int, applied: Mapping[str, Sequence[int]]) -> Sequence[str]:
+    """The clusters whose node has applied most of the slot's partition; another one may have missed a write. None when
+    fewer than two copies say how far they are: one copy of a slot is down at most, and it may be the only one that
+    answers, or the only one that was not emptied since the last delivery."""
+    offsets = {
+        cluster: applied[name][slot % DELIVERIES.partitions]
+        for cluster in shard_map.in_order(slot)
+        if (name := shard_map.node_of(cluster, slot)) in applied
+    }
+    known = [offset for offset in offsets.values() if offset != NOTHING_APPLIED]
+    if len(known) < COPIES_MIN:
+        return []
+    return [cluster for cluster, offset in offsets.items() if offset == max(known)]
 
 
 def _words(span: Span) -> tuple[Argument, ...]:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from infra import redis_keys
-from infra.errors import ZooKeeperUnavailable
+from infra.errors import Fenced, ZooKeeperUnavailable
 from infra.live_settings import LiveSettings
 from infra.near_nodes import NearNodes
 from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument
-from infra.shard_map import CLUSTERS
+from infra.shard_map import CLUSTERS, ShardMap
 from infra.slots import slot_of
-from infra.tweet_bodies import BODY_TTL_S, Body, encode_body
+from infra.tweet_bodies import Body, put_bodies
 from infra.zookeeper import Watched
 
 
@@ -38,27 +38,35 @@ class WriteThrough:
         """Puts committed tweets where they will be read. Late or lost it does no harm: a body does not replace a
         tombstone, and an entry that was retracted is not inserted (lua/timelines.lua, put_own)."""
         try:
-            commands = self._commands(tweets)
+            shard_map = self._clusters.shard_map
         except ZooKeeperUnavailable:  # no placement was written yet; an error would say that the tweets are not posted
             return
-        for name, answers in self._clusters.commands_at_once(self._near.among(commands)).items():
-            for answer in answers:
-                self._near.note(name, answer)
+        if not self._put(tweets, shard_map) and self._clusters.is_newer_than(shard_map):
+            self._put(tweets, self._clusters.shard_map)  # slots have moved: else no cluster would have the body
 
-    def _commands(self, tweets: Sequence[Body]) -> dict[str, list[tuple[Argument, ...]]]:
-        shard_map, length = self._clusters.shard_map, self._live.value().timeline_entries
-        commands: dict[str, list[tuple[Argument, ...]]] = {}
+    def _put(self, tweets: Sequence[Body], shard_map: ShardMap) -> bool:
+        """False when a node has refused it by its epoch; that node is well."""
+        fits = True
+        commands = self._near.among(self._commands(tweets, shard_map))
+        for name, answers in self._clusters.commands_at_once(commands).items():
+            for answer in answers:
+                refused = isinstance(answer, Fenced)
+                fits &= not refused
+                self._near.note(name, None if refused else answer)
+        return fits
+
+    def _commands(self, tweets: Sequence[Body], shard_map: ShardMap) -> dict[str, list[tuple[Argument, ...]]]:
+        length = self._live.value().timeline_entries
+        commands = put_bodies(shard_map, tweets)
         own: dict[str, list[Body]] = {}
         for tweet in tweets:
-            data = encode_body(tweet)
             for cluster in CLUSTERS:
-                name = shard_map.node_of(cluster, slot_of(tweet.id))
-                command = ("SET", redis_keys.body(tweet.id), data, "EX", BODY_TTL_S, "NX")
-                commands.setdefault(name, []).append(command)
                 own.setdefault(shard_map.node_of(cluster, slot_of(tweet.author_id)), []).append(tweet)
         for name, part in own.items():
+            if name in shard_map.down_nodes:
+                continue
             authors = np.array([tweet.author_id for tweet in part], dtype=np.uint64)
             page = redis_keys.page_of_keys(authors, redis_keys.USER).tobytes()
             ids = " ".join(str(tweet.id) for tweet in part)
-            commands.setdefault(name, []).append(("FCALL", "put_own", 0, shard_map.epoch, page, ids, length))
+            commands.setdefault(name, []).append(("FCALL", "put_own", 0, shard_map.fence(name), page, ids, length))
         return commands

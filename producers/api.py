@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 from fastapi import APIRouter, Depends, Response
+from fastapi.concurrency import run_in_threadpool
 
 from infra.errors import FanfoldError
 from infra.http_access import Writing, check_acts_for
@@ -17,6 +18,7 @@ from producers import api_batches
 from producers.api_parts import ThePublisher, room_for_writes
 from producers.api_requests import Key, OtherId, TweetId, TweetRequest, UserId, UserRequest
 from producers.publish import NewTweet, Publisher
+from producers.publish_async import AsyncPublisher
 
 log = structlog.get_logger()
 router = APIRouter(route_class=StrictRoute, responses=documented(422, 503), dependencies=[Depends(room_for_writes)])
@@ -83,15 +85,15 @@ def delete(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
 
 
 @router.post("/tweets/{id}/like", **_EMPTY, tags=["tweets"], responses=documented(403, 404))
-def like(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
+async def like(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
     """The token's user likes a tweet from now on. Needs scope write."""
-    publisher.like(access.user_id, tweet_id)
+    await AsyncPublisher(publisher, run_in_threadpool).like(access.user_id, tweet_id)  # no thread waits for Kafka
 
 
 @router.delete("/tweets/{id}/like", **_EMPTY, tags=["tweets"], responses=documented(403, 404))
-def unlike(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
+async def unlike(tweet_id: TweetId, access: Writing, publisher: ThePublisher) -> None:
     """The token's user no longer likes a tweet. Needs scope write."""
-    publisher.unlike(access.user_id, tweet_id)
+    await AsyncPublisher(publisher, run_in_threadpool).unlike(access.user_id, tweet_id)
 
 
 @router.put("/users/{id}/following/{other}", **_EMPTY, tags=["users"], responses=documented(403, 404))

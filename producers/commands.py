@@ -134,7 +134,7 @@ def user_create(
 def user_delete(context: typer.Context, user_id: UserId, as_json: JsonFlag = False) -> None:
     """Delete a user with all tweets and follows. Stopped or killed on the way, it goes on when it is called again.
 
-    Exit code 1 when something is left after an hour.
+    Exit code 1 when something is left after an hour, or at once while another process erases this user.
     """
 
     def show(tweets: int, follows: int) -> None:

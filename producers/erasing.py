@@ -1,9 +1,10 @@
 """Erasing a user: the tweets, the follows both ways, the likes and the rest, in bounded batches with their events.
 
 The first transaction says that the user is deleted: from then on nobody finds him and he can do nothing. Each batch
-after it is repeatable, so whoever calls again goes on; the relay's housekeeping does so for those left behind. Several
-may erase one user at the same time: what one of them has read, another may have removed. The row stays: an id is never
-given out twice.
+after it is repeatable, so whoever calls again goes on; the relay's housekeeping does so for those left behind. One at a
+time erases a user, by a lock of the database; one that froze may find that another one has gone on, and does no harm:
+what it has read is removed already, and before its next batch it learns that its lock is gone. The row stays: an id is
+never given out twice.
 """
 
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from infra import outbox
+from infra.advisory_lock import AdvisoryLock, LockClass
 from infra.database import AUTHOR_LOCKS_MAX, lock_authors, reading, transaction
 from infra.errors import NotFound
 from infra.events import Activity, ActivityType
@@ -23,6 +25,9 @@ from producers.liking import take_back
 
 BATCH_TWEETS_MAX = 500  # with their events, 0.1 s
 BATCH_FOLLOWERS_MAX = 1_000
+# A batch waits for locks (5 s), nodes or Kafka; a lock whose holder shows nothing for longer is free again.
+BATCH_LONGEST_MS = 60_000
+LOCK_NUMBERS = 1 << 31  # of two users with the same low bits, one is erased after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,25 @@ class Eraser:
 
     def erase(self, user_id: int, until_s: float, progress: Progress) -> Erased:
         """Goes on until nothing is left, or `until_s` on the monotonic clock. Idempotent: an erased user is erased.
+        While another one erases this user, nothing is done.
 
-        Raises `NotFound`, `RedisUnavailable` when a tombstone cannot be written, and `KafkaUnavailable` when a like
-        cannot be taken back: what was done stays done.
+        Raises `NotFound`, `RedisUnavailable` when a tombstone cannot be written, `KafkaUnavailable` when a like cannot
+        be taken back, and `DatabaseUnavailable`, also when the lock is lost: what was done stays done.
         """
         if self.hide(user_id):
             return Erased(0, 0, complete=True)
+        url = self._engine.url.render_as_string(hide_password=False)
+        lock = AdvisoryLock(
+            url, LockClass.ERASING, user_id % LOCK_NUMBERS, silent_ms=BATCH_LONGEST_MS, about=f"user {user_id}"
+        )
+        try:
+            if not lock.try_take():
+                return Erased(0, 0, complete=False)
+            return self._erase_alone(user_id, until_s, progress, lock.show_alive)
+        finally:
+            lock.give_back()
+
+    def _erase_alone(self, user_id: int, until_s: float, progress: Progress, check: Callable[[], None]) -> Erased:
         removed = dict.fromkeys((self._erase_tweets, self._erase_following, self._erase_followers), 0)
         for step in removed:
             while count := step(user_id):
@@ -63,10 +81,11 @@ class Eraser:
                 outbox.wake_relay(self._engine)
                 tweets, *follows = removed.values()
                 progress(tweets, sum(follows))
+                check()
                 if time.monotonic() > until_s:
                     return Erased(tweets, sum(follows), complete=False)
         tweets, *follows = removed.values()
-        complete = self._take_back_likes(user_id, until_s) and self._finish(user_id)
+        complete = self._take_back_likes(user_id, until_s, check) and self._finish(user_id)
         return Erased(tweets, sum(follows), complete)
 
     def hide(self, user_id: int) -> bool:
@@ -111,11 +130,12 @@ class Eraser:
             found = connection.execute(_FOLLOWERS, {"id": user_id, "limit": BATCH_FOLLOWERS_MAX}).scalars().all()
             return len(remove_follows(connection, [(follower, user_id) for follower in found], self._clock_ms()))
 
-    def _take_back_likes(self, user_id: int, until_s: float) -> bool:
+    def _take_back_likes(self, user_id: int, until_s: float, check: Callable[[], None]) -> bool:
         """Whether it was in time. Begun again, it takes them all back again, which does no harm."""
         above: int | None = 0
         while above is not None:
             above = take_back(self._engine, self._reactions, user_id, above, self._clock_ms())
+            check()
             if above is not None and time.monotonic() > until_s:
                 return False
         return True

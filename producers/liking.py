@@ -6,6 +6,7 @@ which folds it into the database.
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -13,8 +14,9 @@ import sqlalchemy as sa
 from infra.counts import SHARD, Counts
 from infra.database import limit_waits, reading, transaction
 from infra.errors import NotFound
-from infra.reaction_log import ReactionLog
+from infra.reaction_log import Placed, ReactionLog, await_placed
 from infra.reactions import Reaction, ReactionType
+from producers.rules import check_id
 
 BATCH_LIKES_MAX = 500  # of a user who is erased: one wait for the broker
 
@@ -26,6 +28,15 @@ class Facts:
     user: bool
     tweet: bool
     likes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A word on its way into the log, and what it does to the folded number of likes."""
+
+    reaction: Reaction
+    change: int
+    placed: "Future[Placed]"
 
 
 def change_of(kind: ReactionType, likes: bool) -> int:
@@ -43,17 +54,27 @@ class Liking:
         self._clock_ms = clock_ms
 
     def say(self, kind: ReactionType, user_id: int, tweet_id: int) -> None:
-        """Returns when the broker has the word and the clusters that answer show it. Raises `NotFound`, and
-        `KafkaUnavailable`: then it may count or not, and saying it again settles it."""
+        """Returns when the broker has the word and the clusters that answer show it. Raises `InvalidInput`, `NotFound`,
+        and `KafkaUnavailable`: then it may count or not, and saying it again settles it."""
+        said = self.begin(kind, user_id, tweet_id)
+        self.show(said, await_placed(said.placed))
+
+    def begin(self, kind: ReactionType, user_id: int, tweet_id: int) -> Said:
+        """Sends a word, and does not wait for Kafka: seconds while that is away. Next: `show`."""
+        check_id(user_id, "user")
+        check_id(tweet_id, "tweet")
         facts = self._look(user_id, tweet_id)
         if not facts.user:
             raise NotFound(f"user {user_id} does not exist")
         if not facts.tweet:
             raise NotFound(f"tweet {tweet_id} does not exist")
         reaction = Reaction(kind, tweet_id, user_id, self._clock_ms())
-        placed = self._reactions.send(reaction)
-        # A crash here leaves a like that counts and is not shown before its fold.
-        self._counts.bump(reaction, placed, change_of(kind, facts.likes))
+        return Said(reaction, change_of(kind, facts.likes), self._reactions.submit(reaction))
+
+    def show(self, said: Said, placed: Placed) -> None:
+        """Shows it in the clusters that answer. A crash before leaves a like that counts and is not shown before its
+        fold."""
+        self._counts.bump(said.reaction, placed, said.change)
 
     def _look(self, user_id: int, tweet_id: int) -> Facts:
         with reading(self._engine) as connection:

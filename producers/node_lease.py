@@ -5,15 +5,14 @@ it and goes on without it: two processes with one number can only collide in the
 id.
 """
 
-import os
 import random
-import socket
 import threading
 from contextlib import suppress
 
 import structlog
 
 from infra.errors import ZooKeeperUnavailable
+from infra.holder import this_process
 from infra.zookeeper import SNOWFLAKES_PATH, ZooKeeper
 from producers.snowflake import NODES
 
@@ -61,7 +60,7 @@ class NodeLease:
             self._say(f"all {NODES} numbers are taken")
             return
         number = self._number if self._number in free else self._rng.choice(free)
-        if self._zookeeper.create(_path(number), _holder(), ephemeral=True):
+        if self._zookeeper.create(_path(number), this_process().encode(), ephemeral=True):
             log.info("node number leased", number=number, before=self._number)
             self._number, self._trouble = number, ""
 
@@ -89,8 +88,3 @@ class NodeLease:
 
 def _path(number: int) -> str:
     return f"{SNOWFLAKES_PATH}/{number}"
-
-
-def _holder() -> bytes:
-    """For people who look into ZooKeeper."""
-    return f"{socket.gethostname()} {os.getpid()}".encode()

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from infra import outbox, trace
 from infra.errors import Conflict, InvalidInput, NotFound, UseError
 from infra.events import Activity, ActivityType
+from infra.tweet_ids import time_ms_of
 from producers.idempotency import Kept, check_key, hash_of, keep_answers, kept_answers
 from producers.rules import check_id, check_text, check_type
-from producers.snowflake import Snowflakes, time_ms_of
+from producers.snowflake import Snowflakes
 
 ID_ATTEMPTS_MAX = 16  # each further one needs a collision of node number, millisecond and sequence
 

@@ -73,7 +73,7 @@ class Publisher:
             self._lease.begin()
         self._snowflakes = snowflakes or Snowflakes(self._lease.number, clock_ms)
         self._eraser = Eraser(stores.engine, stores.bodies, stores.reactions, clock_ms)
-        self._liking = Liking(stores.engine, stores.reactions, stores.counts, clock_ms)
+        self.liking = Liking(stores.engine, stores.reactions, stores.counts, clock_ms)
         self._posts: Gathering[NewTweet, Tweet] = Gathering(self._post_gathered, POSTS_MAX, POSTS_AT_ONCE, "posts")
         self._waiting = ThreadPoolExecutor(WAITING_MAX, "posts-waiting")
 
@@ -167,11 +167,11 @@ class Publisher:
 
     def like(self, user_id: int, tweet_id: int) -> None:
         """A user likes a tweet from now on. Raises `NotFound` when either is not live."""
-        self._liking.say(ReactionType.LIKED, check_id(user_id, "user"), check_id(tweet_id, "tweet"))
+        self.liking.say(ReactionType.LIKED, user_id, tweet_id)
 
     def unlike(self, user_id: int, tweet_id: int) -> None:
         """A user no longer likes a tweet. Raises `NotFound` when either is not live."""
-        self._liking.say(ReactionType.UNLIKED, check_id(user_id, "user"), check_id(tweet_id, "tweet"))
+        self.liking.say(ReactionType.UNLIKED, user_id, tweet_id)
 
     # Users
 
@@ -184,7 +184,8 @@ class Publisher:
 
     def delete_user(self, user_id: int, progress: Progress = ignore_progress, limit_s: float = ERASE_LIMIT_S) -> Erased:
         """Deletes a user: from the first moment nobody finds him; his tweets, follows and entries go in batches. Not
-        `complete` after `limit_s`: call it again, or leave the rest to the relay's housekeeping."""
+        `complete` after `limit_s`, and while somebody else erases him: call it again, or leave the rest to the relay's
+        housekeeping."""
         check_id(user_id, "user")
         return self._eraser.erase(user_id, time.monotonic() + limit_s, progress)
 

@@ -1,12 +1,14 @@
-"""The publishing calls for coroutines: posts share transactions without a thread each, the others run on threads."""
+"""The publishing calls for coroutines: posts share transactions without a thread each, the others run on threads, which
+do not wait for Kafka."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from infra.errors import UseError
 from infra.paging import Cursor
+from infra.reactions import ReactionType
 from infra.social import UserPage
 from producers.erasing import Erased, Progress
 from producers.following import Pair
@@ -15,13 +17,16 @@ from producers.publish import ERASE_LIMIT_S, Publisher, ignore_progress
 from producers.users import User
 
 R = TypeVar("R")
+OnThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
 class AsyncPublisher:
-    """`Publisher` with coroutines; same names, same arguments, same errors. The publisher is the caller's to close."""
+    """`Publisher` with coroutines; same names, same arguments, same errors. The publisher is the caller's to close.
+    `on_thread` runs what blocks."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, on_thread: OnThread = asyncio.to_thread) -> None:
         self._publisher = publisher
+        self._on_thread = on_thread
 
     async def post(self, new: NewTweet) -> Tweet:
         """One tweet, durable when it returns."""
@@ -69,11 +74,11 @@ class AsyncPublisher:
 
     async def like(self, user_id: int, tweet_id: int) -> None:
         """A user likes a tweet from now on."""
-        await self._run(partial(self._publisher.like, user_id, tweet_id))
+        await self._say(ReactionType.LIKED, user_id, tweet_id)
 
     async def unlike(self, user_id: int, tweet_id: int) -> None:
         """A user no longer likes a tweet."""
-        await self._run(partial(self._publisher.unlike, user_id, tweet_id))
+        await self._say(ReactionType.UNLIKED, user_id, tweet_id)
 
     async def create_user(self, handle: str, user_id: int | None = None, key: str | None = None) -> User:
         """A new user."""
@@ -97,5 +102,12 @@ class AsyncPublisher:
         """A page of those whom a user follows."""
         return await self._run(partial(self._publisher.following, user_id, cursor))
 
+    async def _say(self, kind: ReactionType, user_id: int, tweet_id: int) -> None:
+        liking = self._publisher.liking
+        said = await self._run(partial(liking.begin, kind, user_id, tweet_id))
+        placed = await asyncio.wrap_future(said.placed)
+        await self._run(partial(liking.show, said, placed))
+
     async def _run(self, call: Callable[[], R]) -> R:
-        return await asyncio.to_thread(call)
+        done: R = await self._on_thread(call)
+        return done

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from infra.errors import ClockWentBack
+from infra.tweet_ids import EPOCH_MS, TIME_SHIFT
 
-EPOCH_MS = int(datetime(1998, 1, 1, tzinfo=UTC).timestamp() * 1000)
 SEQUENCE_BITS = 12
 NODE_BITS = 10
 NODES = 1 << NODE_BITS
 SEQUENCES = 1 << SEQUENCE_BITS
-TIME_SHIFT = SEQUENCE_BITS + NODE_BITS
+assert TIME_SHIFT == SEQUENCE_BITS + NODE_BITS
 EARLIEST = datetime(2005, 8, 1, tzinfo=UTC)  # before it an id has 18 digits
 # What a time service corrects at once is below a second; more is a clock that was wrong, or is wrong now.
 BACK_MAX_MS = 1_000
@@ -28,11 +28,6 @@ WAITS_MAX = 3
 def snowflake(time_ms: int, node: int, sequence: int) -> int:
     """The id of these three parts; `time_ms` is Unix time."""
     return ((time_ms - EPOCH_MS) << TIME_SHIFT) | (node << SEQUENCE_BITS) | sequence
-
-
-def time_ms_of(tweet_id: int) -> int:
-    """The Unix time inside an id."""
-    return (tweet_id >> TIME_SHIFT) + EPOCH_MS
 
 
 def unleased_snowflakes() -> "Snowflakes":

@@ -19,7 +19,7 @@ from infra.composition import stores
 from infra.database import AUTHOR_LOCKS_MAX, lock_authors, reading, transaction
 from infra.errors import DependencyError
 from infra.events import Activity, ActivityType
-from infra.kafka import LogEnds
+from infra.kafka_logs import LogEnds
 from infra.settings import Settings
 from infra.status import Standing, Status, next_standing
 from infra.timelines import Timelines

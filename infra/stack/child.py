@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 
 from infra.errors import StackError
-from infra.readiness import EXIT_NOT_AGAIN
+from infra.readiness import EXIT_NOT_AGAIN, EXIT_UNFINISHED
 from infra.stack.part import Part
 from infra.stack.processes import ProcessId, end, identify, rotate_log, spawn, tail
 from infra.stack.restarts import ENDS_MAX, wait_before_restart_s
@@ -28,36 +28,42 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.id: ProcessId | None = None
         self.restarts = 0
+        self.unfinished = 0  # processes of this start that asked for another one
         self.wanted = True  # whether it is started again when it ends
         self.due_s = 0.0  # restarting: when its next process starts; then, by when that must serve
         self._data_dir = data_dir
         self._ended_at_s: deque[float] = deque(maxlen=ENDS_MAX + 1)
 
     def begin(self) -> None:
-        """Prepares the part and starts its process; it does not serve yet."""
+        """Prepares the part and starts its process; it does not serve yet. All tries of one start share a log."""
         try:
             self.part.prepare()
-            rotate_log(self.log)
+            if not self.unfinished:
+                rotate_log(self.log)
             folder = self.part.folder or self._data_dir
             self.process = spawn(self.part.command, self.log, folder, self.part.environ, self.part.user)
         except (OSError, subprocess.SubprocessError) as error:
             raise StackError(f"{self.part.name} cannot be started: {error}") from error
         self.id = identify(self.process.pid)
 
-    def wait_ready(self, interrupted: threading.Event) -> None:
-        """Returns when the part serves; `StackError` with the end of its log if it ends, or takes too long."""
-        deadline_s = time.monotonic() + self.part.ready_within_s
+    def wait_ready(self, deadline_s: float, interrupted: threading.Event) -> bool:
+        """True when the part serves, False when its process has ended and asks for another one; `StackError` with the
+        end of its log if it ends otherwise, or takes too long."""
         while not self.serves():
-            if (code := self.exit_code()) is not None:
+            code = self.exit_code()
+            if code not in (None, EXIT_UNFINISHED):
                 raise StackError(f"{self.part.name} {ending(code)} while it started. {self._log_end()}")
+            self.unfinished += code == EXIT_UNFINISHED
             if time.monotonic() > deadline_s:
-                raise StackError(
-                    f"{self.part.name} was not ready within {self.part.ready_within_s:.0f} s. {self._log_end()}"
-                )
+                raise StackError(f"{self.part.name} was not ready within {self._tries()}. {self._log_end()}")
+            if code == EXIT_UNFINISHED:
+                return False
             if interrupted.wait(PROBE_EVERY_S):
                 raise StackError(f"stopped while {self.part.name} was starting")
         self.part.complete()
         self.state = PartState.RUNNING
+        self.unfinished = 0
+        return True
 
     def serves(self) -> bool:
         """Whether the part's own condition holds now."""
@@ -132,6 +138,10 @@ class Child:
         self.state = PartState.RESTARTING
         self.due_s = now_s + wait_s
         return f"{how}; it is started again in {wait_s:g} s (its log: {self.log})"
+
+    def _tries(self) -> str:
+        within = f"{self.part.ready_within_s:.0f} s"
+        return f"{within}, and {ending(EXIT_UNFINISHED)} {self.unfinished} times" if self.unfinished else within
 
     def _log_end(self) -> str:
         return f"The end of {self.log}:\n{tail(self.log)}"

@@ -95,9 +95,12 @@ class Crew:
 
     def _start(self, child: Child, broken_off: threading.Event) -> float:
         started_s = time.monotonic()
-        child.begin()
-        self.save()  # a supervisor killed from here on leaves a process that is on record
-        child.wait_ready(broken_off)
+        deadline_s = started_s + child.part.ready_within_s
+        ready = False
+        while not ready:
+            child.begin()
+            self.save()  # a supervisor killed from here on leaves a process that is on record
+            ready = child.wait_ready(deadline_s, broken_off)
         self.save()
         return time.monotonic() - started_s
 

@@ -22,7 +22,7 @@ class Role:
 
 ROLES = (
     Role("registrar", 1, "prepares the Redis nodes and announces them"),
-    Role("coordinator", 2, "keeps the shard map"),
+    Role("coordinator", 2, "keeps the shard map, repairs copies"),
     Role("relay", 3, "takes the outbox to Kafka"),
     Role("worker", 3, "runs both agents"),
     Role("counters", 3, "counts likes, retweets and replies"),

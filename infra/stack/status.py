@@ -129,7 +129,7 @@ def _supervisor(data_dir: Path) -> list[PartStatus]:
 
 
 def _lags(settings: Settings) -> Mapping[str, int | None]:
-    from infra.kafka import agent_lags  # loads librdkafka, which nothing else of this command needs
+    from infra.kafka_logs import agent_lags  # loads librdkafka, which nothing else of this command needs
 
     try:
         return dict(agent_lags(settings.need("kafka_bootstrap")))
