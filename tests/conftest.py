@@ -3,15 +3,19 @@
 import logging
 import secrets
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 import structlog
+from xdist.scheduler import LoadScopeScheduling
 
 from infra.composition import Stores, open_stores
-from infra.coordinator import Coordinator
-from infra.database import make_engine, upgrade
+from infra.database import make_engine
 from infra.errors import StackError
 from infra.redis_node import RedisNode
 from infra.registrar import Registration
@@ -20,16 +24,45 @@ from infra.timelines import Timelines
 from infra.topics import create_topics
 from infra.zookeeper import ZooKeeper
 from producers.publish import Publisher
+from tests.coordinating import coordinating
+from tests.databases import TestDatabases
 from tests.http_client import close_clients
 from tests.services import Services, running_services
 
-TEMPLATE = "fanfold_template"
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("fanfold", deadline=None)
+hypothesis.settings.load_profile("fanfold")
+
+WHOLE_STACKS = ("stack", "drills", "benchmarks")  # folders
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """With several processes: tests of whole stacks go to one of them, since a stack is large and some of its defaults
+    (the API's port) are for one of a machine; the others go file by file."""
+    return ByFileAndStacks(config, log)
+
+
+class ByFileAndStacks(LoadScopeScheduling):  # type: ignore[misc]
+    """What goes to one process as a whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return "stacks" if Path(path).parent.name in WHOLE_STACKS else path
+
+
+def use_plain_tracebacks() -> None:
+    """What structlog prints by itself shows every local variable, which can take a minute."""
+    *others, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*others, plain])
 
 
 @pytest.fixture(autouse=True)
 def logs_of_this_test() -> Iterator[None]:
     """A command that a test runs sets up logs for its own standard error, which is closed afterwards."""
     handlers, level = logging.root.handlers, logging.root.level
+    use_plain_tracebacks()
     yield
     structlog.reset_defaults()
     logging.root.handlers = handlers
@@ -56,21 +89,19 @@ def services() -> Iterator[Services]:
 
 
 @pytest.fixture(scope="session")
-def template_database(services: Services) -> str:
-    """A migrated database that each test's own is copied from."""
-    url = sa.make_url(services.database_url)
-    _in_server(services, f"CREATE DATABASE {TEMPLATE}")
-    upgrade(url.set(database=TEMPLATE).render_as_string(hide_password=False))
-    return TEMPLATE
+def databases(services: Services) -> Iterator[TestDatabases]:
+    """Where tests get their databases."""
+    made = TestDatabases(services.database_url)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def database_url(services: Services, template_database: str) -> Iterator[str]:
+def database_url(databases: TestDatabases) -> Iterator[str]:
     """A migrated database of this test's own."""
-    name = f"test_{secrets.token_hex(6)}"
-    _in_server(services, f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    yield sa.make_url(services.database_url).set(database=name).render_as_string(hide_password=False)
-    _in_server(services, f"DROP DATABASE {name} WITH (FORCE)")
+    lent = databases.lend()
+    yield lent
+    databases.take_back(lent)
 
 
 @pytest.fixture
@@ -93,7 +124,27 @@ def settings(services: Services, database_url: str) -> Settings:
 
 
 @pytest.fixture
-def stores(settings: Settings) -> Iterator[Stores]:
+def new_session(settings: Settings) -> Iterator[Callable[[], ZooKeeper]]:
+    """Opens sessions in this test's ZooKeeper folder."""
+    opened: list[ZooKeeper] = []
+
+    def open_() -> ZooKeeper:
+        opened.append(ZooKeeper(settings.zookeeper_hosts))
+        return opened[-1]
+
+    yield open_
+    for session in opened:
+        session.close()
+
+
+@pytest.fixture
+def zookeeper(new_session: Callable[[], ZooKeeper]) -> ZooKeeper:
+    """A session in this test's ZooKeeper folder."""
+    return new_session()
+
+
+@pytest.fixture
+def stores(settings: Settings, engine: sa.Engine) -> Iterator[Stores]:
     """Open stores over empty, registered Redis nodes and a shard map of epoch 1."""
     for name, url in settings.redis_nodes.items():
         node = RedisNode(name, url)
@@ -101,11 +152,11 @@ def stores(settings: Settings) -> Iterator[Stores]:
         node.close()
     zookeeper = ZooKeeper(settings.zookeeper_hosts)
     registrations = [Registration(zookeeper, name, url) for name, url in settings.redis_nodes.items()]
-    for registration in registrations:
-        registration.look()
-    coordinator = Coordinator(zookeeper)
-    while not coordinator.step():
-        continue
+    with ThreadPoolExecutor(len(registrations)) as threads:
+        list(threads.map(Registration.look, registrations))
+    with coordinating(zookeeper, engine) as coordinator:
+        while not coordinator.step():
+            continue
     opened = open_stores(settings)
     yield opened
     opened.close()
@@ -136,12 +187,3 @@ def make_users(publisher: Publisher) -> Callable[[int], list[int]]:
         return [publisher.create_user(f"u{user_id}", user_id).id for user_id in ids]
 
     return make
-
-
-def _in_server(services: Services, statement: str) -> None:
-    server = sa.create_engine(services.database_url, isolation_level="AUTOCOMMIT")
-    try:
-        with server.connect() as connection:
-            connection.execute(sa.text(statement))
-    finally:
-        server.dispose()

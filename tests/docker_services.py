@@ -50,7 +50,9 @@ def docker_services() -> Iterator["Services"]:
         nodes = {}
         for name in NODE_NAMES:
             node = DockerContainer(REDIS_IMAGE).with_exposed_ports(6379)
-            node.with_command("valkey-server --save '' --appendonly no --maxmemory-policy volatile-lru")
+            node.with_command(
+                "valkey-server --save '' --appendonly no --rdbcompression no --maxmemory-policy volatile-lru"
+            )
             running.enter_context(node)
             wait_for_logs(node, "Ready to accept connections")
             nodes[name] = f"redis://{node.get_container_host_ip()}:{node.get_exposed_port(6379)}"

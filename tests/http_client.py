@@ -23,6 +23,7 @@ from infra.timelines import Timelines
 from infra.tokens import DEFAULT_SCOPES, Access, Scope, Tokens
 from infra.write_through import WriteThrough
 from infra.zookeeper import Watched, ZooKeeper
+from tests.fixed_maps import fixed_maps
 
 NOBODY_LISTENS = "postgresql://postgres@127.0.0.1:1/none"
 
@@ -132,14 +133,14 @@ def _opened(client: Client) -> Client:
 
 def unreachable_stores() -> Stores:
     """Stores for requests that are refused before anything is asked; asking the database answers 503."""
-    absent = cast(Any, None)
-    clusters = RedisClusters(always(ShardMap(1, {}, {})))
+    absent, maps = cast(Any, None), fixed_maps(ShardMap(1, {}, {}))
+    clusters = RedisClusters(maps)
     live = always(LiveSettings(rate_per_token=0, rate_per_address=0))
     timelines, write_through = Timelines(clusters, live), WriteThrough(clusters, live)
     zookeeper = cast(ZooKeeper, AbsentZooKeeper())
     engine = make_engine(NOBODY_LISTENS)
     counts, reactions = Counts(clusters, engine), ReactionLog(lambda: "127.0.0.1:1")
-    return Stores(engine, zookeeper, clusters, timelines, absent, clusters, write_through, counts, reactions)
+    return Stores(engine, zookeeper, absent, clusters, timelines, absent, clusters, write_through, counts, reactions)
 
 
 class AbsentZooKeeper:

@@ -38,7 +38,9 @@ class Event(NamedTuple):
 class LiveClient:
     """Reads a stream on a thread of its own, until it ends or is closed."""
 
-    def __init__(self, address: tuple[str, int], headers: dict[str, str], last_id: str | None = None) -> None:
+    def __init__(
+        self, address: tuple[str, int], headers: dict[str, str], last_id: str | None = None, path: str = PATH
+    ) -> None:
         self.events: list[Event] = []
         self.comments = 0
         self.retry_ms: list[int] = []
@@ -48,7 +50,7 @@ class LiveClient:
         self._socket = socket.create_connection(address, timeout=60)
         asked = headers | ({"Last-Event-ID": last_id} if last_id else {})
         head = "".join(f"{name}: {value}\r\n" for name, value in asked.items())
-        self._socket.sendall(f"GET {PATH} HTTP/1.1\r\nHost: test\r\n{head}\r\n".encode())
+        self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n{head}\r\n".encode())
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -120,9 +122,9 @@ class LiveServer:
         """A stream of this user."""
         return self.listen_with(Tokens(self.stores.engine).create(user_id)[1], last_id)
 
-    def listen_with(self, token: str, last_id: str | None = None) -> LiveClient:
+    def listen_with(self, token: str, last_id: str | None = None, path: str = PATH) -> LiveClient:
         """A stream with this token."""
-        client = LiveClient(self.address, {"Authorization": f"Bearer {token}"}, last_id)
+        client = LiveClient(self.address, {"Authorization": f"Bearer {token}"}, last_id, path)
         self.clients.append(client)
         return client
 
@@ -181,8 +183,13 @@ class Logs:
 
     def happen(self, activity: Activity) -> None:
         """One message of the activity log."""
-        value = encode_activity(activity).encode()
-        self._producer.send([Message(ACTIVITY.name, value, key=str(activity.author_id).encode())])
+        self.happen_together([activity])
+
+    def happen_together(self, activities: Sequence[Activity]) -> None:
+        """Messages of the activity log in one transaction."""
+        self._producer.send(
+            [Message(ACTIVITY.name, encode_activity(one).encode(), str(one.author_id).encode()) for one in activities]
+        )
 
     def apply_all(self) -> None:
         """The agents have worked off what there is; again while a worker of another test is still their group's."""

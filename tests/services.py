@@ -12,8 +12,8 @@ from infra.stack.progress import silent
 from infra.stack.stop import stop_stack
 from infra.stack.supervisor import Stack
 
-# A fixed place: what a killed run left there is ended and removed by the next one.
-TEST_FOLDER = Path(__file__).parent.parent / ".fanfold" / "test"
+# A fixed place for each of several test processes: what a killed run left there is ended and removed by the next one.
+TEST_FOLDER = Path(__file__).parent.parent / ".fanfold" / "test" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 
 @dataclass(frozen=True, slots=True)

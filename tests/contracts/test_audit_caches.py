@@ -6,14 +6,17 @@ from dataclasses import dataclass
 import pytest
 import sqlalchemy as sa
 
+from consumers import audit_caches as audited
 from consumers.audit_caches import CacheResult, audit_caches, held_ids
+from consumers.audit_report import LOOK_AGAIN_AFTER_S, PAUSES_MAX_S
 from consumers.read_timeline import TimelineReader
 from infra import redis_keys
 from infra.composition import Stores
 from infra.paging import Cursor
 from infra.redis_node import Argument
 from infra.tweet_bodies import TOMBSTONE, encode_body
-from producers.publish import NewTweet, Publisher, Tweet
+from producers.publish import NewTweet, Publisher, Tweet, need_all
+from streams import fan_out
 
 MakeUsers = Callable[[int], list[int]]
 
@@ -61,6 +64,12 @@ def test_what_readers_and_publishers_leave_is_right(held: Held) -> None:
     assert result.parts["bodies"]["tombstones"] == 3
     assert result.parts["bodies"]["held"] >= 6
     assert result.as_json().keys() == {"user_timelines", "celebrity_sets", "bodies", "differences"}
+
+
+def test_the_body_of_a_retweet_whose_own_delete_has_come_too_is_no_difference(held: Held) -> None:
+    fan_out._delete_retweets(held.stores.engine, [held.deleted.id])
+
+    assert held.audit().differences == ()
 
 
 def test_each_fault_is_found_and_said(held: Held) -> None:
@@ -126,6 +135,21 @@ def test_a_sample_looks_at_some_of_each_kind(held: Held) -> None:
         "user_timelines": 3,
         "celebrity_sets": 3,
     }
+
+
+def test_very_many_differences_are_waited_for_in_bounded_time(
+    held: Held, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audited, "BATCH_KEYS", 1)
+    tweets = need_all(publisher.post_many([NewTweet(held.star, f"{number}") for number in range(20)]))
+    for tweet in tweets:
+        held.damage(tweet.id, "SET", redis_keys.body(tweet.id), TOMBSTONE)
+    pauses: list[float] = []
+
+    result = audit_caches(held.stores.engine, held.stores.timelines, pause=pauses.append)
+
+    assert result.parts["bodies"]["wrong"] == len(tweets)
+    assert PAUSES_MAX_S <= sum(pauses) < PAUSES_MAX_S + max(LOOK_AGAIN_AFTER_S)
 
 
 def test_what_comes_right_while_it_is_looked_at_again_is_no_difference(held: Held) -> None:

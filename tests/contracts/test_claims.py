@@ -7,7 +7,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from infra.errors import KafkaUnavailable, Superseded
-from infra.kafka import GROUP, Claim, Message, TransactionalProducer, await_settled, committed_offsets
+from infra.kafka import GROUP, Claim, Message, TransactionalProducer
+from infra.kafka_logs import await_settled, committed_offsets
 from infra.topics import ACTIVITY, DELIVERIES
 from tests.contracts.members import Member, join
 from tests.services import Services

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from infra import database, redis_node
 from infra.composition import Stores
 from infra.database import reading
-from infra.errors import DatabaseUnavailable, RedisUnavailable
+from infra.errors import DatabaseUnavailable, Fenced, RedisUnavailable
 from infra.redis_node import IDLE_MAX, RedisNode
 
 
@@ -72,4 +72,13 @@ def test_many_calls_at_once_leave_a_bounded_number_of_connections_aside(stores: 
 
     assert [reply.get() for reply in replies] == [[f"{number}".encode()] for number in range(2 * IDLE_MAX)]
 
-    assert len(node._client.connection_pool._in_use_connections) == IDLE_MAX
+    assert len(node._pool._in_use_connections) == IDLE_MAX
+
+
+def test_a_refusal_among_several_commands_is_known_as_what_it_is(node: RedisNode) -> None:
+    late = ("FCALL", "put_token", 0, "9:another", 5, "claim", b"h:12345678")
+
+    with pytest.raises(Fenced, match="refused a write: FENCED"):
+        node.commands([("PING",), late])
+    with pytest.raises(RedisUnavailable, match="cannot take the call now: BUSY"):
+        node.commands([("PING",), ("EVAL", "return redis.error_reply('BUSY as a long script makes it')", 0)])

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 import streams.counters
+from consumers.applied import is_folding
 from infra.advisory_lock import AdvisoryLock
 from infra.composition import Stores
 from infra.counts import TweetCounts
@@ -263,6 +264,13 @@ class NoLock(AdvisoryLock):
 
     def show_alive(self) -> None:
         pass
+
+
+def test_whether_anybody_folds_is_known_to_who_waits_for_it(counters: Counters, stores: Stores) -> None:
+    assert not is_folding(stores.engine)
+    with counting(counters):
+        assert is_folding(stores.engine)
+    assert not is_folding(stores.engine)
 
 
 def test_two_that_both_think_they_are_the_only_one_fold_every_word_once(

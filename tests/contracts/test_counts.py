@@ -18,7 +18,7 @@ from infra.redis_node import RedisNode
 from infra.shard_map import CLUSTERS
 from infra.slots import slot_of
 from streams.folded_nodes import FoldedNodes
-from tests.http_client import always
+from tests.fixed_maps import fixed_maps
 
 TWEET = 9_100_000_000_000_000_007
 LIKED, UNLIKED = ReactionType.LIKED, ReactionType.UNLIKED
@@ -257,7 +257,7 @@ def test_clusters_that_are_away_hide_no_counts(stores: Stores, engine: sa.Engine
         connection.execute(sa.text("INSERT INTO tweet_counts VALUES (:id, 3, 2, 1)"), {"id": TWEET})
     known = stores.clusters.shard_map
     addresses = {name: "redis://127.0.0.1:1" if name[0] in away else url for name, url in known.addresses.items()}
-    clusters = RedisClusters(always(replace(known, addresses=addresses)), 0.5)
+    clusters = RedisClusters(fixed_maps(replace(known, addresses=addresses)), 0.5)
     counts = Counts(clusters, engine)
     for _ in range(5):
         assert counts.read([TWEET]) == {TWEET: TweetCounts(3, 2, 1)}

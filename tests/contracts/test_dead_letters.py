@@ -12,11 +12,11 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from infra import dead_letters
+from infra.dead_letters import CUT_HEADERS_BYTES, CUT_VALUE_BYTES, DeadLetter, DeadLetters, Headers, Stage
 from infra.errors import KafkaUnavailable, Undecodable
 from infra.topics import ACTIVITY, DEAD_LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
-from streams import dead_letters
 from streams.batches import BATCH_WAIT_S
-from streams.dead_letters import CUT_HEADERS_BYTES, CUT_VALUE_BYTES, DeadLetter, DeadLetters, Headers, Stage
 from tests.services import Services
 
 # Kafka Connect's names, spelled out: org.apache.kafka.connect.runtime.errors.DeadLetterQueueReporter.

@@ -1,16 +1,20 @@
 """The deliver agent's work on real servers: nothing is skipped or applied late, short timelines are refilled."""
 
 import itertools
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
+import streams.deliver
 from consumers.delivered import delivered
 from infra import redis_keys
 from infra.composition import Stores
+from infra.copies import Copies
 from infra.errors import RedisUnavailable, Superseded
 from infra.events import DeliveryKind, one_chunk
 from infra.live_settings import set_live_settings
@@ -20,8 +24,11 @@ from infra.shard_map import CLUSTERS
 from infra.slots import Ids
 from infra.timeline_windows import Span, look_home
 from infra.timelines import Kind
+from infra.zookeeper import COPIES_PATH
 from producers.publish import NewTweet, Publisher, need_all
 from streams.deliver import CALL_TARGETS_MIN, Deliverer, Received, apply_together
+from streams.patience import FAILURES_TO_MARK
+from tests.waiting import wait_until
 
 MakeUsers = Callable[[int], list[int]]
 
@@ -163,7 +170,7 @@ def test_many_lists_merge_the_same_author_and_take_and_lose_the_same_celebrity(
     tweets = [publisher.post(NewTweet(author, f"{n}")).id for n in range(3)]
     warm(stores, users)
     for user in users:
-        stores.timelines.fill_celebrities(user, list)
+        stores.timelines.fill_celebrities([user], lambda users: dict.fromkeys(users, ()))
 
     def celebrities() -> list[Sequence[int] | None]:
         return [look_home(stores.clusters, user, Span(None, 10)).celebrities for user in users]
@@ -206,7 +213,7 @@ def test_a_timeline_that_removals_left_short_is_rebuilt_in_every_copy(
     assert listed(stores, user) == in_every_copy([0, *[tweet.id for tweet in old]])
 
 
-def test_a_node_that_is_away_is_waited_for_and_not_skipped(
+def test_one_failure_of_a_node_marks_nothing_down(
     stores: Stores,
     deliverer: Deliverer,
     log: Log,
@@ -218,16 +225,83 @@ def test_a_node_that_is_away_is_waited_for_and_not_skipped(
     away = stores.clusters.shard_map.node_of("b", 0)
     start, failures = RedisNode.start, itertools.count()
 
-    def fail_three_times(self: RedisNode, function: str, *arguments: Any) -> Any:
-        if self.name == away and next(failures) < 3:
+    def fail_once(self: RedisNode, function: str, *arguments: Any) -> Any:
+        if self.name == away and next(failures) < FAILURES_TO_MARK - 1:
             raise RedisUnavailable("the node is away")
         return start(self, function, *arguments)
 
-    monkeypatch.setattr(RedisNode, "start", fail_three_times)
+    monkeypatch.setattr(RedisNode, "start", fail_once)
     deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST, [user])])
 
-    assert next(failures) > 3
+    assert stores.clusters.shard_map.copies.all_serving
     assert listed(stores, user) == in_every_copy([0, FIRST])
+
+
+@dataclass
+class Overtaxed:
+    """Nodes that do not answer large calls; `called` has the names of each call, whatever its size."""
+
+    stores: Stores
+    names: frozenset[str]
+    called: list[set[str]] = field(default_factory=list)
+
+    def begin(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = self.stores.clusters.call_at_once
+
+        def call(function: str, calls: Mapping[str, Sequence[Argument]], timeout_s: float) -> dict[str, Any]:
+            self.called.append(set(calls))
+            assert len(self.called) < CALLS_MAX, "it goes on for ever"
+            found = dict(real(function, calls, timeout_s))
+            for name in self.names & calls.keys():
+                if sum(len(one) for one in calls[name] if isinstance(one, bytes)) > LARGE_BYTES:
+                    found[name] = RedisUnavailable("it did not answer in time")
+            return found
+
+        monkeypatch.setattr(self.stores.clusters, "call_at_once", call)
+        monkeypatch.setattr(streams.deliver, "CALL_SLOW_S", -1.0)  # all of them are slow from now on
+
+
+LARGE_BYTES, CALLS_MAX = 50_000, 20
+NOBODYS = range(1, 4 * CALL_TARGETS_MIN + 1)  # lists that are absent: 82 kB of keys for each node
+
+
+def get_used_to_large_calls(deliverer: Deliverer, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams.deliver, "CALL_SLOW_S", math.inf)
+    monkeypatch.setattr(streams.deliver, "CALL_FAST_S", math.inf)
+    for number in range(8):
+        deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST + number, [1])])
+
+
+def test_a_call_that_no_node_answers_is_made_in_smaller_ones_before_a_mark(
+    stores: Stores, deliverer: Deliverer, log: Log, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [user] = make_users(1)
+    warm(stores, [user])
+    get_used_to_large_calls(deliverer, log, monkeypatch)
+    overtaxed = Overtaxed(stores, frozenset(stores.clusters.shard_map.nodes))
+    overtaxed.begin(monkeypatch)
+
+    deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST, [*NOBODYS, user])])
+
+    assert stores.clusters.shard_map.copies.all_serving
+    assert len(overtaxed.called) == 1 + len(NOBODYS) // CALL_TARGETS_MIN + 1
+    assert listed(stores, user) == in_every_copy([0, FIRST])
+
+
+def test_where_others_answer_a_large_call_a_node_that_does_not_is_marked(
+    stores: Stores, deliverer: Deliverer, log: Log, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [user] = make_users(1)
+    warm(stores, [user])
+    get_used_to_large_calls(deliverer, log, monkeypatch)
+    away = stores.clusters.shard_map.node_of("b", 0)
+    overtaxed = Overtaxed(stores, frozenset([away]))
+    overtaxed.begin(monkeypatch)
+
+    deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST, [*NOBODYS, user])])
+
+    assert stores.clusters.shard_map.down_nodes == {away}
+    assert overtaxed.called == [set(stores.clusters.shard_map.nodes), *[{away}] * (FAILURES_TO_MARK - 1)]
 
 
 def test_a_call_that_timed_out_and_runs_after_its_retry_is_refused(
@@ -238,11 +312,11 @@ def test_a_call_that_timed_out_and_runs_after_its_retry_is_refused(
     warm(stores, [user])
     start, late = RedisNode.start, list[tuple[RedisNode, tuple[Any, ...]]]()
 
-    def time_out_first(self: RedisNode, commands: Sequence[Sequence[Argument]]) -> Reply:
+    def time_out_first(self: RedisNode, commands: Sequence[Sequence[Argument]], *given: float | None) -> Reply:
         if not late:
             late.append((self, (commands[0][1], *commands[0][3:])))
             raise RedisUnavailable("timed out, and still under way")
-        return start(self, commands)
+        return start(self, commands, *given)
 
     monkeypatch.setattr(RedisNode, "start", time_out_first)
     deliverer.apply(
@@ -297,9 +371,9 @@ def test_small_runs_of_several_partitions_take_one_send_to_each_node(
     deliverers = [Deliverer(stores.engine, stores.timelines, partition, generation=1) for partition in (0, 1, 2)]
     start, sent = RedisNode.start, list[int]()
 
-    def counting(self: RedisNode, commands: Sequence[Sequence[Argument]]) -> Reply:
+    def counting(self: RedisNode, commands: Sequence[Sequence[Argument]], *given: float | None) -> Reply:
         sent.append(len(commands))
-        return start(self, commands)
+        return start(self, commands, *given)
 
     monkeypatch.setattr(RedisNode, "start", counting)
     done = apply_together(
@@ -344,3 +418,39 @@ def test_what_cannot_be_applied_together_is_applied_one_by_one_and_counted_once(
     assert not done
     assert [listed(stores, user)["a"][:2] for user in (first, second)] == [[0, FIRST]] * 2
     assert delivered(stores.clusters).deliveries - before == 2
+
+
+def test_a_fence_is_used_only_after_the_group_has_confirmed_the_generation(
+    stores: Stores, log: Log, make_users: MakeUsers
+) -> None:
+    """A node that was emptied has forgotten which generation it had seen."""
+    [user] = make_users(1)
+    warm(stores, [user])
+    proofs: list[int] = []
+    over = threading.Event()
+
+    def prove(offset: int) -> None:
+        proofs.append(offset)
+        if over.is_set():
+            raise Superseded("the generation is over")
+
+    deliverer = Deliverer(stores.engine, stores.timelines, 3, 1, prove)
+    first = log.message(DeliveryKind.DELIVER, FIRST, [user])
+    deliverer.apply([first])
+    deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST + 1, [user])])
+    assert proofs == [first.offset]
+
+    over.set()
+    found = stores.zookeeper.read(COPIES_PATH)
+    assert found is not None
+    copies = Copies.decode(found[0])
+    emptied = copies.with_node("a1", stores.clusters.shard_map.slots_on("a1"), "second life")
+    node = stores.clusters.node("a1")
+    node.command("HSET", redis_keys.NODE, "incarnation", "second life")
+    node.command("DEL", redis_keys.control(3))
+    assert stores.zookeeper.compare_and_set(COPIES_PATH, emptied.encode(), found[1])
+    wait_until(lambda: stores.clusters.shard_map.copies == emptied)
+
+    with pytest.raises(Superseded):
+        deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST + 2, [user])])
+    assert node.command("EXISTS", redis_keys.control(3)) == 0

@@ -12,12 +12,12 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
+from infra.dead_letters import DeadLetter, DeadLetters, Stage
 from infra.errors import NotFound, Undecodable
 from infra.events import Activity, ActivityType, encode_activity
 from infra.settings import Settings
 from infra.topics import ACTIVITY, DELIVERIES, Topic
 from streams import dlq_commands
-from streams.dead_letters import DeadLetter, DeadLetters, Stage
 from streams.read_dead_letters import look, read_one, reader
 from tests.services import Services
 

@@ -1,5 +1,6 @@
 """Deleting a user on real servers: everything of his goes, as events, in batches that can be taken up again."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,9 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from consumers.read_tweet import read_tweet
+from infra.advisory_lock import LockClass
 from infra.composition import Stores
 from infra.database import lock_authors, try_lock_authors
-from infra.errors import Conflict, NotFound, RedisUnavailable
+from infra.errors import Conflict, DatabaseUnavailable, NotFound, RedisUnavailable
 from infra.settings import Settings
 from infra.tweet_bodies import TweetBodies
 from producers import erasing
@@ -89,7 +91,7 @@ def test_erasing_goes_on_where_it_was_left(
 def test_an_eraser_whose_batch_another_one_removed_goes_on_with_the_next(
     publisher: Publisher, stores: Stores, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Both have read the same batch; the other one is faster, and then stops."""
+    """It froze after it had read the batch, its lock was lost, and the other one went on from there."""
     monkeypatch.setattr(erasing, "AUTHOR_LOCKS_MAX", 3)  # two follows a batch
     monkeypatch.setattr(erasing, "BATCH_TWEETS_MAX", 2)
     user, *authors = make_users(6)
@@ -104,7 +106,7 @@ def test_an_eraser_whose_batch_another_one_removed_goes_on_with_the_next(
         first_batch = others if what == "following" else calls[0] == 2  # the first lock is that of the mark
         if first_batch and calls[0] < 10:
             calls[0] = 10
-            outrun.append(other.erase(user, 0, ignore_progress))
+            outrun.append(other._erase_alone(user, 0, ignore_progress, lambda: None))
         lock_authors(connection, locked, others)
 
     monkeypatch.setattr(erasing, "lock_authors", lock_after_the_other)
@@ -113,6 +115,47 @@ def test_an_eraser_whose_batch_another_one_removed_goes_on_with_the_next(
     assert outrun == [Erased(2, 0, complete=False) if what == "tweets" else Erased(0, 2, complete=False)]
     assert erased == (Erased(3, 0, complete=True) if what == "tweets" else Erased(0, 3, complete=True))
     assert count(stores.engine, "follows") == 0
+
+
+def test_one_at_a_time_erases_a_user(
+    publisher: Publisher, stores: Stores, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, free = make_users(2)
+    publisher.post_many([NewTweet(user, "a"), NewTweet(free, "b")])
+    other, meanwhile = Eraser(stores.engine, stores.bodies, stores.reactions, now_ms), list[Erased]()
+
+    def progress(_tweets: int, _follows: int) -> None:
+        meanwhile.extend(other.erase(one, time.monotonic() + 60, ignore_progress) for one in (user, free))
+
+    assert publisher.delete_user(user, progress) == Erased(1, 0, complete=True)
+    assert meanwhile == [Erased(0, 0, complete=False), Erased(1, 0, complete=True)]
+    assert other.erase(user, 0, ignore_progress).complete
+
+
+def test_whoever_lost_the_lock_of_an_erasing_stops_before_the_next_batch(
+    publisher: Publisher, stores: Stores, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the server ends the session of a frozen process."""
+    monkeypatch.setattr(erasing, "BATCH_TWEETS_MAX", 2)
+    [user] = make_users(1)
+    publisher.post_many([NewTweet(user, f"{number}") for number in range(5)])
+
+    def end_session(_tweets: int, _follows: int) -> None:
+        with stores.engine.begin() as connection:
+            assert connection.execute(_END_SESSION, {"class": LockClass.ERASING.value}).scalars().all() == [True]
+
+    with pytest.raises(DatabaseUnavailable, match="the session of a lock"):
+        publisher.delete_user(user, end_session)
+    assert [kind for kind, _, _ in events(stores.engine)] == ["posted"] * 5 + ["deleted"] * 2
+    assert publisher.delete_user(user) == Erased(3, 0, complete=True)
+
+
+_END_SESSION = sa.text(
+    """
+    SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = :class
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
+)
 
 
 @pytest.mark.parametrize("step", ["_erase_tweets", "_erase_following", "_erase_followers"])

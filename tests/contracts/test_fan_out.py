@@ -13,13 +13,14 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from infra.composition import Stores
+from infra.dead_letters import DeadLetters
 from infra.events import Activity, ActivityType, Delivery, DeliveryKind, decode_deliveries
-from infra.kafka import PARTITION_END, Claim, TransactionalProducer, await_settled, end_offsets
+from infra.kafka import Claim, TransactionalProducer
+from infra.kafka_logs import PARTITION_END, await_settled, end_offsets
 from infra.topics import ACTIVITY, DELIVERIES
 from producers.publish import NewTweet, Publisher
 from streams import app, follower_index, handling
 from streams.app import THREADS, FanOutWork, Parts
-from streams.dead_letters import DeadLetters
 from streams.fan_out import FanOut
 from tests.contracts.members import Generations
 from tests.services import Services

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from infra import redis_keys
 from infra.composition import Stores
 from infra.errors import Fenced, Superseded
-from infra.redis_node import RedisNode
+from infra.redis_node import Argument, RedisNode
 
 LENGTH = 80
+FENCE = "1:x"  # the epoch, and the incarnation that these tests give the node
 BASE = 10**18  # a 19-digit id
 
 
@@ -46,10 +47,10 @@ class Node:
     generation: int = 1
     numbers: "count[int]" = field(default_factory=lambda: count(1))
 
-    def apply(self, *records: Record, last: int = 0, epoch: int = 1, earlier: int = 0) -> list[Any]:
+    def apply(self, *records: Record, last: int = 0, fence: str = FENCE, earlier: int = 0) -> list[Any]:
         arguments = [one for record in records for one in record]
         number = next(self.numbers)
-        answer = self.redis.call("apply", 0, epoch, self.generation, number, last, earlier, LENGTH, *arguments)
+        answer = self.redis.call("apply", 0, fence, self.generation, number, last, earlier, LENGTH, *arguments)
         return list(answer)
 
     def deliver(self, number: int, key: bytes, offset: int = 0) -> list[Any]:
@@ -62,14 +63,16 @@ class Node:
 
     def make(self, key: bytes, numbers: list[int], floor: int = 0) -> None:
         token = 7
-        assert self.redis.call("put_token", 1, token, "claim", key) == b"T"
+        assert self.redis.call("put_token", FENCE, token, "claim", key) == b"T"
         ids = " ".join(str(tweet(number)) for number in numbers)
-        assert self.redis.call("merge_rebuilt", 1, token, LENGTH, 1000, key, floor and tweet(floor), ids) == b"M"
+        assert self.redis.call("merge_rebuilt", FENCE, token, LENGTH, 1000, key, floor and tweet(floor), ids) == b"M"
 
 
 @pytest.fixture
 def node(stores: Stores) -> Node:
-    return Node(stores.clusters.node("a1"))
+    redis = stores.clusters.node("a1")
+    redis.command("HSET", redis_keys.NODE, "incarnation", "x")
+    return Node(redis)
 
 
 HOME = redis_keys.home_timeline(1)
@@ -109,6 +112,38 @@ def test_an_entry_far_from_the_tail_finds_its_place(node: Node, number: int) -> 
     node.deliver(number, HOME)
 
     assert node.listed(HOME) == [0, *range(1, 71)]
+
+
+@pytest.mark.parametrize("numbers", [[1], [20, 21, 22], [1, 40, 70]])
+def test_what_is_far_from_the_tail_already_is_found_without_reading_the_list(node: Node, numbers: list[int]) -> None:
+    node.make(HOME, list(range(1, 71)))
+    node.redis.command("CONFIG", "RESETSTAT")
+
+    answer = node.apply(grouped("D", {HOME: numbers}))
+
+    assert "cmdstat_lrange" not in node.redis.command("INFO", "commandstats")
+    assert answer[:3] == [len(numbers), 0, 0]
+    assert node.listed(HOME) == [0, *range(1, 71)]
+
+
+@pytest.mark.parametrize("lacks", [[2], [2, 3], [20, 70], [1, 69, 70]])
+def test_of_several_that_are_sent_again_those_that_are_lacking_are_put_in(node: Node, lacks: list[int]) -> None:
+    node.make(HOME, [one for one in range(1, 71) if one not in lacks])
+
+    node.apply(grouped("D", {HOME: list(range(1, 71))}))
+
+    assert node.listed(HOME) == [0, *range(1, 71)]
+
+
+def test_ids_of_every_form_are_found_again(node: Node) -> None:
+    """Ids whose bytes are all sorts: what is stored is looked for, not what is written."""
+    numbers = [(1 << shift) + more for shift in range(50) for more in (0, 1)][1:]
+    node.make(HOME, sorted(set(numbers))[:LENGTH])
+    node.redis.command("CONFIG", "RESETSTAT")
+
+    node.apply(grouped("D", {HOME: sorted(set(numbers))[:40]}))
+
+    assert "cmdstat_lrange" not in node.redis.command("INFO", "commandstats")
 
 
 def test_what_was_delivered_in_any_order_is_sorted(node: Node) -> None:
@@ -203,7 +238,7 @@ def test_a_list_holds_what_is_newest_whatever_comes_in_which_order(
     """Against a set that forgets what was cut. A list under a token takes everything, above its old floor or not."""
     key = redis_keys.home_timeline(next(USERS))
     if rebuilding:
-        assert node.redis.call("put_token", 1, 7, "claim", key) == b"T"
+        assert node.redis.call("put_token", FENCE, 7, "claim", key) == b"T"
         floor = 0
     else:
         node.make(key, [], floor)
@@ -295,11 +330,11 @@ def test_a_merge_keeps_the_time_to_live(node: Node) -> None:
 
 
 def test_deliveries_stick_to_a_token_and_are_merged_with_the_snapshot(node: Node) -> None:
-    node.redis.call("put_token", 1, 5, "claim", HOME)
+    node.redis.call("put_token", FENCE, 5, "claim", HOME)
     node.deliver(4, HOME)
     node.deliver(2, HOME)
 
-    node.redis.call("merge_rebuilt", 1, 5, LENGTH, 1000, HOME, 0, f"{tweet(1)} {tweet(2)} {tweet(3)}")
+    node.redis.call("merge_rebuilt", FENCE, 5, LENGTH, 1000, HOME, 0, f"{tweet(1)} {tweet(2)} {tweet(3)}")
 
     assert node.listed(HOME) == [0, 1, 2, 3, 4]
 
@@ -310,43 +345,43 @@ def test_deliveries_stick_to_a_token_and_are_merged_with_the_snapshot(node: Node
         lambda node: node.apply(retract(1, HOME)),
         lambda node: node.apply(("X", 0, 3, HOME, f"{tweet(1)}")),
         lambda node: node.apply(("M", 0, 0, HOME, f"{tweet(1)}")),
-        lambda node: node.redis.call("open_removal", 0, 1, node.generation, next(node.numbers), HOME),
-        lambda node: node.redis.call("put_token", 1, 6, "join", HOME),
+        lambda node: node.redis.call("open_removal", 0, FENCE, node.generation, next(node.numbers), HOME),
+        lambda node: node.redis.call("put_token", FENCE, 6, "join", HOME),
     ],
     ids=["retract", "unmerge", "merge", "reading half of an unmerge", "another token"],
 )
 def test_a_rebuild_whose_token_was_replaced_merges_nothing(node: Node, disturb: Callable[[Node], object]) -> None:
-    node.redis.call("put_token", 1, 5, "claim", HOME)
+    node.redis.call("put_token", FENCE, 5, "claim", HOME)
 
     disturb(node)
 
-    assert node.redis.call("merge_rebuilt", 1, 5, LENGTH, 1000, HOME, 0, f"{tweet(1)}") == b"L"
+    assert node.redis.call("merge_rebuilt", FENCE, 5, LENGTH, 1000, HOME, 0, f"{tweet(1)}") == b"L"
 
 
 def test_a_token_is_claimed_by_one_and_again_when_nobody_holds_it(node: Node) -> None:
-    assert node.redis.call("put_token", 1, 5, "claim", HOME) == b"T"
-    assert node.redis.call("put_token", 1, 6, "claim", HOME) == b"B"
+    assert node.redis.call("put_token", FENCE, 5, "claim", HOME) == b"T"
+    assert node.redis.call("put_token", FENCE, 6, "claim", HOME) == b"B"
     node.apply(retract(1, HOME))
-    assert node.redis.call("put_token", 1, 6, "claim", HOME) == b"T"
+    assert node.redis.call("put_token", FENCE, 6, "claim", HOME) == b"T"
 
 
 def test_a_present_timeline_is_not_claimed_but_can_be_renewed(node: Node) -> None:
     node.make(HOME, [1])
 
-    assert node.redis.call("put_token", 1, 5, "claim", HOME) == b"P"
-    assert node.redis.call("put_token", 1, 5, "join", HOME) == b"P"
-    assert node.redis.call("put_token", 1, 5, "renew", HOME) == b"T"
+    assert node.redis.call("put_token", FENCE, 5, "claim", HOME) == b"P"
+    assert node.redis.call("put_token", FENCE, 5, "join", HOME) == b"P"
+    assert node.redis.call("put_token", FENCE, 5, "renew", HOME) == b"T"
     assert node.listed(HOME) == [-5, 1]
 
 
 def test_a_list_under_a_token_expires_soon(node: Node) -> None:
-    node.redis.call("put_token", 1, 5, "claim", HOME)
+    node.redis.call("put_token", FENCE, 5, "claim", HOME)
 
     assert 0 < node.redis.command("TTL", HOME) <= 60
 
 
 def test_a_list_that_grows_too_long_under_a_token_is_dropped(node: Node) -> None:
-    node.redis.call("put_token", 1, 5, "claim", HOME)
+    node.redis.call("put_token", FENCE, 5, "claim", HOME)
 
     for number in range(1, 2 * LENGTH + 2):
         node.deliver(number, HOME)
@@ -370,8 +405,8 @@ def test_a_snapshot_longer_than_the_length_is_cut_to_a_floor(node: Node) -> None
     [
         lambda node: node.apply(retract(1, HOME)),
         lambda node: node.apply(("M", 0, 0, HOME, f"{tweet(1)}")),
-        lambda node: node.redis.call("open_removal", 0, 1, node.generation, next(node.numbers), HOME),
-        lambda node: node.redis.call("merge_rebuilt", 1, 5, LENGTH, 1000, HOME, 0, ""),
+        lambda node: node.redis.call("open_removal", 0, FENCE, node.generation, next(node.numbers), HOME),
+        lambda node: node.redis.call("merge_rebuilt", FENCE, 5, LENGTH, 1000, HOME, 0, ""),
     ],
     ids=["retract", "merge", "reading half of an unmerge", "merge of a rebuild"],
 )
@@ -400,20 +435,20 @@ SET = redis_keys.celebrities(1)
 
 
 def test_a_set_of_celebrities_is_filled_and_changed(node: Node) -> None:
-    node.redis.call("open_celebrities", 1, 5, SET)
+    node.redis.call("open_celebrities", FENCE, 5, SET)
     node.apply(("A", 0, 30, SET, ""))
 
-    assert node.redis.call("fill_celebrities", 1, 5, SET, 1000, "10 20") == 1
+    assert node.redis.call("fill_celebrities", FENCE, 5, SET, 1000, "10 20") == 1
     node.apply(("B", 0, 10, SET, ""))
 
     assert set(node.redis.command("SMEMBERS", SET)) == {b"0", b"20", b"30"}
 
 
 def test_a_removal_under_the_token_makes_the_filling_start_again(node: Node) -> None:
-    node.redis.call("open_celebrities", 1, 5, SET)
+    node.redis.call("open_celebrities", FENCE, 5, SET)
     node.apply(("B", 0, 10, SET, ""))
 
-    assert node.redis.call("fill_celebrities", 1, 5, SET, 1000, "10") == 0
+    assert node.redis.call("fill_celebrities", FENCE, 5, SET, 1000, "10") == 0
     assert node.redis.command("EXISTS", SET) == 0
 
 
@@ -446,21 +481,55 @@ def test_an_older_generation_is_refused_and_a_newer_starts_again_at_one(node: No
     assert node.listed(HOME) == [0, 1]
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
-def test_another_epoch_is_refused(node: Node, epoch: int) -> None:
+@pytest.mark.parametrize("fence", ["0:x", "2:x", "1:y", "1:", "1"])
+def test_another_epoch_or_incarnation_is_refused(node: Node, fence: str) -> None:
     node.make(HOME, [])
 
-    with pytest.raises(Fenced, match="epoch"):
-        node.apply(grouped("D", {HOME: [1]}), epoch=epoch)
+    with pytest.raises(Fenced, match=f"{fence} but the node has 1:x"):
+        node.apply(grouped("D", {HOME: [1]}), fence=fence)
 
 
-def test_a_raised_epoch_lets_generations_start_again(node: Node) -> None:
+def test_nothing_is_built_on_a_node_before_it_is_opened(node: Node) -> None:
+    node.redis.command("HDEL", redis_keys.NODE, "open")
+    body = redis_keys.body(1)
+
+    calls: list[list[Argument]] = [
+        ["put_token", 5, "claim", HOME],
+        ["open_celebrities", 5, SET],
+        ["put_bodies", 9, body, "a"],
+    ]
+    for name, *arguments in calls:
+        with pytest.raises(Fenced, match="not open"):
+            node.redis.call(str(name), FENCE, *arguments)
+    assert node.redis.call("put_token", FENCE, 5, "renew", HOME + SET) == b"DD"  # deliver does not wait for it
+    assert node.redis.command("EXISTS", HOME) == 0
+    node.deliver(1, HOME)
+
+    assert node.redis.call("open_node", FENCE) == 1
+    assert node.redis.call("put_token", FENCE, 5, "claim", HOME) == b"T"
+
+
+def test_a_body_is_put_where_none_is(node: Node) -> None:
+    first, buried = redis_keys.body(1), redis_keys.body(2)
+    node.redis.command("SET", buried, "")
+
+    node.redis.call("put_bodies", FENCE, 1000, first, "a", buried, "b")
+    node.redis.call("put_bodies", FENCE, 1000, first, "c")
+
+    assert node.redis.command("MGET", first, buried) == [b"a", b""]
+    assert 0 < node.redis.command("TTL", first) <= 1000
+
+
+def test_an_old_generation_is_refused_under_a_raised_epoch_too(node: Node) -> None:
+    """It was frozen while the epoch was raised, and has read the new map since."""
     node.make(HOME, [])
     Node(node.redis, generation=9).deliver(1, HOME)
     assert node.redis.call("install_epoch", 2) == 2
 
-    node.apply(grouped("D", {HOME: [2]}), epoch=2)
+    with pytest.raises(Superseded):
+        node.apply(grouped("D", {HOME: [2]}), fence="2:x")
 
+    Node(node.redis, generation=9, numbers=count(2)).apply(grouped("D", {HOME: [2]}), fence="2:x")
     assert node.listed(HOME) == [0, 1, 2]
 
 
@@ -475,12 +544,12 @@ def test_a_node_without_an_incarnation_refuses_every_write(node: Node) -> None:
 
     for call in (
         lambda: node.deliver(1, HOME),
-        lambda: node.redis.call("put_token", 1, 5, "claim", HOME),
-        lambda: node.redis.call("merge_rebuilt", 1, 5, LENGTH, 1000, HOME, 0, ""),
-        lambda: node.redis.call("open_celebrities", 1, 5, SET),
-        lambda: node.redis.call("fill_celebrities", 1, 5, SET, 1000, ""),
+        lambda: node.redis.call("put_token", FENCE, 5, "claim", HOME),
+        lambda: node.redis.call("merge_rebuilt", FENCE, 5, LENGTH, 1000, HOME, 0, ""),
+        lambda: node.redis.call("open_celebrities", FENCE, 5, SET),
+        lambda: node.redis.call("fill_celebrities", FENCE, 5, SET, 1000, ""),
         lambda: node.redis.call("install_epoch", 2),
-        lambda: node.redis.call("renew", 1, 1000, HOME),
+        lambda: node.redis.call("renew", FENCE, 1000, HOME),
     ):
         with pytest.raises(Fenced, match="incarnation"):
             call()
@@ -528,9 +597,9 @@ def test_a_page_has_several_lists_and_a_set(node: Node) -> None:
     node.make(HOME, [1, 3])
     other, absent, rebuilding = (redis_keys.user_timeline(user_id) for user_id in (1, 2, 3))
     node.make(other, [2], floor=1)
-    node.redis.call("put_token", 1, 5, "claim", rebuilding)
-    node.redis.call("open_celebrities", 1, 5, SET)
-    node.redis.call("fill_celebrities", 1, 5, SET, 1000, "10 20")
+    node.redis.call("put_token", FENCE, 5, "claim", rebuilding)
+    node.redis.call("open_celebrities", FENCE, 5, SET)
+    node.redis.call("fill_celebrities", FENCE, 5, SET, 1000, "10 20")
 
     page = node.redis.look("page", "", 9, "down", "", HOME + other + absent + rebuilding, SET, 2)
 
@@ -552,8 +621,8 @@ def test_a_page_says_when_the_timeline_is_absent(node: Node) -> None:
 
 def test_an_800_entry_timeline_takes_at_most_9_kb(node: Node) -> None:
     ids = " ".join(str(tweet(number * 999_983)) for number in range(800))
-    node.redis.call("put_token", 1, 5, "claim", HOME)
-    node.redis.call("merge_rebuilt", 1, 5, 800, 1000, HOME, 0, ids)
+    node.redis.call("put_token", FENCE, 5, "claim", HOME)
+    node.redis.call("merge_rebuilt", FENCE, 5, 800, 1000, HOME, 0, ids)
 
     assert node.redis.command("LLEN", HOME) == 801
     assert node.redis.command("MEMORY", "USAGE", HOME, "SAMPLES", 0) <= 9_000

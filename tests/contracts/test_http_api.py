@@ -20,7 +20,8 @@ from infra.shard_map import CLUSTERS
 from infra.timelines import Kind, Timelines, new_token
 from infra.tweet_bodies import TweetBodies
 from infra.write_through import WriteThrough
-from tests.http_client import NOBODY_LISTENS, Client, always, bearing, client_of, problem_of
+from tests.fixed_maps import fixed_maps
+from tests.http_client import NOBODY_LISTENS, Client, bearing, client_of, problem_of
 
 UNKNOWN = 9_000_000_000_000_000_001  # above all ids that tests make
 
@@ -37,7 +38,7 @@ def stores_without_redis(stores: Stores) -> Iterator[Stores]:
     """What a process has that no Redis node answers."""
     known = stores.clusters.shard_map
     nowhere = replace(known, addresses=dict.fromkeys(known.addresses, "redis://127.0.0.1:1"))
-    clusters, live = RedisClusters(always(nowhere)), stores.timelines._live
+    clusters, live = RedisClusters(fixed_maps(nowhere)), stores.timelines._live
     bodies, timelines = TweetBodies(clusters, stores.engine), Timelines(clusters, live)
     yield replace(
         stores,
@@ -279,6 +280,28 @@ def test_a_page_that_deleted_tweets_cut_short_is_no_error_and_goes_on(
         first = client.get(f"/v1/timelines/home?limit=1&max_id={cut}", headers=headers)
         found += ids_of(first)
     assert found == [oldest]
+
+
+def test_upwards_a_page_that_was_cut_to_nothing_has_a_link_that_goes_on(
+    client: Client, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "LOOKED_ENTRIES_MAX", 3)
+    monkeypatch.setattr(pages, "MORE_ENTRIES", 0)
+    [user_id] = make_users(1)
+    headers = client.acting(user_id)
+    oldest, *others, newest = [post(client, user_id, str(number)) for number in range(9)]
+    assert ids_of(client.get("/v1/timelines/home?limit=1", headers=headers)) == [newest]
+    for tweet_id in others:
+        client.delete(f"/v1/tweets/{tweet_id}", headers=headers)
+
+    page = client.get(f"/v1/timelines/home?limit=1&min_id={oldest}", headers=headers)
+
+    assert (page.status_code, page.json()) == (200, {"tweets": [], "next_max_id": None, "state": "partial"})
+    for _ in others:
+        if page.json()["tweets"]:
+            break
+        page = client.get(links_of(page)["prev"], headers=headers)
+    assert ids_of(page) == [newest]
 
 
 def test_a_timeline_that_another_process_rebuilds_is_a_page_that_says_so(

@@ -1,7 +1,10 @@
 """Writing over HTTP on the real stores: repeated calls, batches, blocks, deleted users, and when nothing is taken."""
 
 import secrets
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,13 +13,18 @@ import sqlalchemy as sa
 from infra import reaction_log
 from infra.composition import Stores
 from infra.errors import DatabaseUnavailable, RedisUnavailable
+from infra.http import THREADS
+from infra.ids import ID_MAX
+from infra.reaction_log import ReactionLog
 from infra.settings import Settings
-from infra.tokens import Scope
+from infra.tokens import Scope, Tokens
 from infra.tweet_bodies import TweetBodies
 from producers.erasing import Erased, Eraser
-from producers.publish import Publisher
+from producers.publish import NewTweet, Publisher
 from tests.counting import counting, make_counters, relaying, wait_until_counted
-from tests.http_client import Client, client_of, problem_of
+from tests.http_client import Client, bearing, client_of, problem_of
+from tests.live_client import serving
+from tests.waiting import wait_until
 
 UNKNOWN = 9_000_000_000_000_000_001  # above all ids that tests make
 
@@ -191,8 +199,15 @@ def test_a_deleted_user_is_gone_with_his_tweets_follows_and_tokens(client: Clien
     going, follower, admin = user_ids
     client.put(f"/v1/users/{follower}/following/{going}", headers=client.acting(follower))
     tweet = client.post("/v1/tweets", json={"text": "Hello"}, headers=client.acting(going)).headers["location"]
+    assert client.get(f"/v1/users/{going}/timeline").json()["tweets"]
     assert client.delete(f"/v1/users/{going}", headers=client.acting(going)).status_code == 204
-    for path in (f"/v1/users/{going}", f"/v1/users/{going}/timeline", tweet):
+    for path in (
+        *(
+            f"/v1/users/{going}/timeline{page}"
+            for page in ("", f"?max_id={ID_MAX}", "?min_id=0", "?since_id=1&max_id=9")
+        ),
+        *(f"/v1/users/{going}", tweet),
+    ):
         problem_of(client.get(path), 404)
     assert client.get(f"/v1/users/{follower}/following").json()["users"] == []
     for response in (
@@ -322,3 +337,22 @@ def test_a_like_is_answered_503_while_kafka_is_away(
     monkeypatch.setattr(client.app.state.stores.reactions, "_bootstrap", lambda: "127.0.0.1:1")
     answer = client.post(f"/v1/tweets/{tweet}/like", headers=client.acting(user_ids[1]))
     assert problem_of(answer, 503) == "Kafka cannot do its part at the moment; try again"
+
+
+def test_likes_that_wait_for_kafka_hold_up_no_reads(
+    stores: Stores, settings: Settings, publisher: Publisher, user_ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaction_log, "TAKEN_WITHIN_S", 4.0)
+    waiting = THREADS + 4
+    tweet = publisher.post(NewTweet(user_ids[0], "hello")).id
+    headers = bearing(Tokens(stores.engine).create(user_ids[1])[1])
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        log = ReactionLog(lambda: f"127.0.0.1:{silent.getsockname()[1]}")
+        with serving(replace(stores, reactions=log), settings) as server, ThreadPoolExecutor(waiting) as threads:
+            url = f"http://{server.address[0]}:{server.address[1]}/v1/tweets/{tweet}"
+            likes = [threads.submit(httpx.post, f"{url}/like", headers=headers, timeout=30) for _ in range(waiting)]
+            wait_until(lambda: log._producer is not None and len(log._producer) == waiting, "all likes to be sent")
+            assert httpx.get(url, timeout=30).status_code == 200
+            assert not any(like.done() for like in likes)
+            assert {like.result().status_code for like in likes} == {503}
+        log.close()

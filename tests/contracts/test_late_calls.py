@@ -18,10 +18,12 @@ from infra.events import DeliveryKind, one_chunk
 from infra.rebuild import rebuild
 from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument, RedisNode, Reply
-from infra.shard_map import CLUSTERS, ShardMap
+from infra.shard_map import CLUSTERS
 from infra.slots import slot_of
 from infra.timelines import Kind, Timelines
 from streams.deliver import Deliverer, Received
+from tests.fixed_maps import fixed_maps
+from tests.waiting import wait_until
 
 MakeUsers = Callable[[int], list[int]]
 
@@ -83,21 +85,11 @@ def _received(source: socket.socket) -> bytes:
         return b""
 
 
-@dataclass(frozen=True)
-class Detour:
-    """A shard map with other addresses."""
-
-    whole: ShardMap
-
-    def value(self) -> ShardMap:
-        return self.whole
-
-
 @contextmanager
 def timelines_over(stores: Stores, addresses: dict[str, str]) -> Iterator[Timelines]:
     """The same timelines for a caller that reaches some nodes by other ways, with a short time-out."""
     shard_map = replace(stores.clusters.shard_map, addresses={**stores.clusters.shard_map.addresses, **addresses})
-    clusters = RedisClusters(Detour(shard_map), TIMEOUT_S)  # type: ignore[arg-type]
+    clusters = RedisClusters(fixed_maps(shard_map), TIMEOUT_S)
     yield Timelines(clusters, stores.timelines._live)
     clusters.close()
 
@@ -157,7 +149,8 @@ def check_pools(clusters: RedisClusters, names: Sequence[str]) -> None:
     """Each pool has all its connections, and the next caller reads the answer to his own question."""
     for name in names:
         node = clusters.node(name)
-        assert node._client.connection_pool._in_use_connections == {connection for connection, _ in node._idle}
+        wait_until(lambda name=name: clusters.answers(name), "a probe that is answered")  # type: ignore[misc]
+        assert node._pool._in_use_connections == {connection for connection, _ in node._idle}
         for question in ("one", "two"):
             assert node.command("ECHO", f"{name} {question}") == f"{name} {question}".encode()
             assert node.start([("ECHO", f"{question} {name}")]).get() == [f"{question} {name}".encode()]
@@ -170,11 +163,11 @@ def test_an_interruption_between_replies_leaves_no_unread_reply_for_the_next_cal
     names = answer_late(stores, 200)
     read_response, read = redis.Connection.read_response, list[str]()
 
-    def interrupted(self: redis.Connection) -> Any:
+    def interrupted(self: redis.Connection, **named: Any) -> Any:
         if len(read) == replies_read:
             raise KeyboardInterrupt
         read.append("one")
-        return read_response(self)
+        return read_response(self, **named)
 
     monkeypatch.setattr(redis.Connection, "read_response", interrupted)
     calls: dict[str, tuple[Argument, ...]] = dict.fromkeys(names, ("1",))
@@ -191,11 +184,11 @@ def test_an_interruption_between_calls_leaves_no_unread_reply_for_the_next_calle
     names = answer_late(stores, 200)
     start, started = RedisNode.start, list[str]()
 
-    def interrupted(self: RedisNode, commands: Sequence[Sequence[Argument]]) -> Reply:
+    def interrupted(self: RedisNode, commands: Sequence[Sequence[Argument]], timeout_s: float | None) -> Reply:
         if len(started) == 2:
             raise KeyboardInterrupt
         started.append(self.name)
-        return start(self, commands)
+        return start(self, commands, timeout_s)
 
     monkeypatch.setattr(RedisNode, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):

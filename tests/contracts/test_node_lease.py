@@ -2,11 +2,9 @@
 
 import itertools
 import random
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from kazoo.client import KazooClient
 from structlog.testing import capture_logs
 
 from infra.errors import ZooKeeperUnavailable
@@ -14,6 +12,7 @@ from infra.settings import Settings
 from infra.zookeeper import SNOWFLAKES_PATH, ZooKeeper
 from producers.node_lease import NodeLease
 from producers.snowflake import NODES, SEQUENCE_BITS, Snowflakes
+from tests.contracts.sessions import expire
 from tests.waiting import wait_until
 
 NOW_MS = 1_700_000_000_000
@@ -21,36 +20,9 @@ NOW_MS = 1_700_000_000_000
 Open = Callable[[], ZooKeeper]
 
 
-@pytest.fixture
-def new_session(settings: Settings) -> Iterator[Open]:
-    """Opens sessions in this test's folder."""
-    opened: list[ZooKeeper] = []
-
-    def open_() -> ZooKeeper:
-        opened.append(ZooKeeper(settings.zookeeper_hosts))
-        return opened[-1]
-
-    yield open_
-    for session in opened:
-        session.close()
-
-
 def lease_of(zookeeper: ZooKeeper, seed: int = 1) -> NodeLease:
     """A lease that begins with the random number of this seed."""
     return NodeLease(zookeeper, random.Random(seed))
-
-
-def expire(session: ZooKeeper, hosts: str) -> None:
-    """Ends a session at the server, as after a silence: its client gets a new one."""
-    client = session._client
-    lost = threading.Event()
-    client.add_listener(lambda state: lost.set() if state == "LOST" else None)
-    thief = KazooClient(hosts=hosts.partition("/")[0], client_id=client.client_id)
-    thief.start()
-    thief.stop()
-    thief.close()
-    assert lost.wait(20)
-    wait_until(lambda: bool(client.connected))
 
 
 def test_two_processes_that_begin_with_one_number_get_two(new_session: Open) -> None:

@@ -152,7 +152,7 @@ def test_a_body_that_was_read_before_the_delete_is_not_put_back(
     stale = Body(tweet.id, author, "hello", tweet.created_at)
     publisher.delete(tweet.id)
 
-    assert stores.bodies._fill([stale]) == {}
+    assert stores.bodies._fill([stale], stores.clusters.shard_map) == {}
 
     for cluster in CLUSTERS:
         assert stores.clusters.node_for(cluster, tweet.id).command("GET", redis_keys.body(tweet.id)) == b""
@@ -167,7 +167,7 @@ def test_a_body_is_not_put_back_on_a_node_that_lost_its_tombstone(
     publisher.delete(tweet.id)
     stores.clusters.node_for("b", tweet.id).command("DEL", redis_keys.body(tweet.id))
 
-    assert stores.bodies._fill([stale]) == {}
+    assert stores.bodies._fill([stale], stores.clusters.shard_map) == {}
 
     for cluster in CLUSTERS:
         assert stores.clusters.node_for(cluster, tweet.id).command("GET", redis_keys.body(tweet.id)) == b""

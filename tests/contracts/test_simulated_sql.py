@@ -4,16 +4,17 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from consumers import page_queries
-from infra import outbox, rebuild, tweet_bodies
+from infra import celebrities, outbox, rebuild, tweet_bodies
 from infra.events import Activity, ActivityType
 from infra.status import Standing, Status
 from infra.timelines import Kind
 from producers import relay, status_keeper
-from streams import deliver, fan_out
+from streams import deliver, fan_out, verify
 from streams.follower_index import read_followers
 from tests.simulator.database import Database, Tweet, User
 from tests.simulator.statements import MEANINGS, Connection, Engine
@@ -135,9 +136,15 @@ READS: dict[str, tuple[sa.TextClause, Callable[[World], Parameters]]] = {
         deliver._OF_AUTHORS,
         lambda world: {"authors": world.some_users(), "ids": world.some_tweets()},
     ),
+    "live": (verify._LIVE, lambda world: {"tweets": world.some_tweets()}),
+    "standings": (verify._STANDINGS, lambda world: {"authors": world.some_users()}),
+    "not following": (
+        verify._NOT_FOLLOWING,
+        lambda world: {name: verify._as_array(np.array(ids)) for name, ids in pairs(world).items()},
+    ),
     "home snapshot": (rebuild._HOME_SNAPSHOT, users_and_length),
     "user snapshot": (rebuild._USER_SNAPSHOT, users_and_length),
-    "celebrities": (page_queries._CELEBRITIES, lambda world: {"ids": world.some_users()}),
+    "celebrities": (celebrities._CELEBRITIES, lambda world: {"ids": world.some_users()}),
     "candidates": (status_keeper._CANDIDATES, lambda world: {"threshold": world.rng.randint(1, USERS)}),
     "left": (status_keeper._LEFT, lambda world: {"last": world.rng.randint(0, 3)}),
     "user": (page_queries._USER, lambda world: {"id": world.rng.choice(world.some_users())}),

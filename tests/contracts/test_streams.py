@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from consumers import event_stream, live_feed, live_frames, live_streams
+from consumers import event_stream, live_catch_up, live_feed, live_frames, open_streams
 from consumers.live_feed import LiveFeed
 from consumers.live_frames import EventQueue
 from consumers.live_listener import Listener
@@ -23,7 +23,8 @@ from infra.settings import Settings
 from infra.tokens import Scope, Tokens
 from infra.tweet_bodies import TweetBodies
 from producers.publish import NewTweet, Publisher, need_all
-from tests.http_client import always, bearing
+from tests.fixed_maps import fixed_maps
+from tests.http_client import bearing
 from tests.live_client import PATH, Event, LiveServer, Logs, log_of, serving
 from tests.waiting import wait_until
 
@@ -121,7 +122,7 @@ def test_resumed_after_any_event_a_stream_is_told_the_rest_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Random posts, deletes, messages that are sent again, some with several tweets, and a celebrity."""
-    monkeypatch.setattr(live_streams, "STREAMS_PER_USER_MAX", 100)
+    monkeypatch.setattr(open_streams, "STREAMS_PER_USER_MAX", 100)
     rng = Random(8)
     reader, other, author, celebrity = make_users(4)
     make_celebrity(stores, celebrity, "both")
@@ -230,6 +231,22 @@ def test_a_position_that_the_logs_no_longer_have_is_said_and_no_silent_gap(
     assert [event.name for event in again.wait_for(2)] == ["reload", "update"]
 
 
+def test_positions_in_a_message_that_is_not_there_hold_up_nobody(
+    server: LiveServer, logs: Logs, publisher: Publisher, make_users: MakeUsers
+) -> None:
+    reader, author = make_users(2)
+    logs.deliver((DELIVER, post(publisher, author), [reader]))
+    logs.apply_all()
+    client = server.listen(reader)
+    wait_until(lambda: client.last_id is not None, "the stream")
+    position = parse_position(str(client.last_id))
+    made_up = str(replace(position, told=1))
+    clients = [server.listen(reader, made_up) for _ in range(live_catch_up.GROUPS_AT_ONCE)]
+    for one in clients:
+        assert ids(one.wait_for(1)) == [("reload", "position_unknown")]
+    wait_until(lambda: server.app.state.streams.live == len(clients) + 1, "all to be live")
+
+
 def test_what_cannot_be_streamed_is_a_problem(server: LiveServer, stores: Stores, make_users: MakeUsers) -> None:
     reader = make_users(1)[0]
     tokens = Tokens(stores.engine)
@@ -242,7 +259,7 @@ def test_what_cannot_be_streamed_is_a_problem(server: LiveServer, stores: Stores
     assert "Last-Event-ID is '12'" in refusal.json()["detail"]
     head = httpx.head(url(server), headers=headers)
     assert (head.status_code, head.headers["content-type"].split(";")[0]) == (200, "text/event-stream")
-    clients = [server.listen_with(token) for _ in range(live_streams.STREAMS_PER_USER_MAX)]
+    clients = [server.listen_with(token) for _ in range(open_streams.STREAMS_PER_USER_MAX)]
     wait_until(lambda: all(client.status == 200 for client in clients), "the streams")
     more = httpx.get(url(server), headers=headers)
     assert (more.status_code, more.headers["retry-after"]) == (429, "1")
@@ -337,7 +354,7 @@ def test_streams_end_when_the_server_stops_and_go_on_at_the_next_one(
         client.wait_for(1)
         server.server.should_exit = True
         wait_until(lambda: client.ended, "the end", 3)
-    assert live_streams.RETRY_FIRST_MS <= client.retry_ms[-1] <= live_streams.RETRY_LAST_MS
+    assert open_streams.RETRY_FIRST_MS <= client.retry_ms[-1] <= open_streams.RETRY_LAST_MS
     missed = post(publisher, author)
     logs.deliver((DELIVER, missed, [reader]))
     with serving(stores, settings) as server:
@@ -351,7 +368,7 @@ def test_without_redis_tweets_are_told_from_the_database(
     reader, author = make_users(2)
     tweet = post(publisher, author)
     known = stores.clusters.shard_map
-    nowhere = RedisClusters(always(replace(known, addresses=dict.fromkeys(known.addresses, "redis://127.0.0.1:1"))))
+    nowhere = RedisClusters(fixed_maps(replace(known, addresses=dict.fromkeys(known.addresses, "redis://127.0.0.1:1"))))
     without = replace(stores, bodies=TweetBodies(nowhere, stores.engine))
     with serving(without, settings) as server:
         client = server.listen(reader)
@@ -394,7 +411,7 @@ def test_while_kafka_is_away_a_new_stream_is_put_off_and_a_resumed_one_waits(
     make_users: MakeUsers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live_streams, "BEGUN_WITHIN_S", 0.2)
+    monkeypatch.setattr(open_streams, "BEGUN_WITHIN_S", 0.2)
     reader = make_users(1)[0]
     position = Position("0" * 8, audience_of(reader, ()), Place(0))
     with serving(stores, replace(settings, kafka_bootstrap="127.0.0.1:1")) as server:

@@ -25,7 +25,7 @@ from infra.timelines import Timelines
 from infra.tweet_bodies import Body, TweetBodies
 from producers.publish import NewTweet, Publisher, need_all
 from tests.consumers.timelines import oracle
-from tests.http_client import always
+from tests.fixed_maps import fixed_maps
 from tests.waiting import wait_until
 
 MakeUsers = Callable[[int], list[int]]
@@ -305,7 +305,8 @@ def test_while_another_process_rebuilds_a_celebritys_user_timeline_the_page_come
     monkeypatch.setattr(timeline_source, "BUSY_WAIT_S", 0.05)
     key = redis_keys.user_timeline(cast.celebrity)
     for cluster in CLUSTERS:
-        stores.clusters.node_for(cluster, cast.celebrity).call("put_token", 1, 5, "claim", key)
+        node = stores.clusters.node_for(cluster, cast.celebrity)
+        node.call("put_token", stores.clusters.shard_map.fence(node.name), 5, "claim", key)
 
     page = reader.home(cast.user, Cursor())
 
@@ -369,7 +370,7 @@ def clusters_where_only(stores: Stores, near: str) -> RedisClusters:
     """As if the nodes of the other clusters did not answer."""
     known = stores.clusters.shard_map
     addresses = {name: url if name[0] == near else "redis://127.0.0.1:1" for name, url in known.addresses.items()}
-    return RedisClusters(always(replace(known, addresses=addresses)))
+    return RedisClusters(fixed_maps(replace(known, addresses=addresses)))
 
 
 @pytest.fixture(params=CLUSTERS)

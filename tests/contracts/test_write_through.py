@@ -1,6 +1,7 @@
 """Write-through on real Redis nodes: a post is readable at once, and nothing late brings back what was deleted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -99,11 +100,11 @@ def test_a_node_that_is_away_is_left_out_and_a_post_does_not_wait_for_it_again(
     through = WriteThrough(stores.brief, stores.timelines._live, clock_s=lambda: now_s[0])
     start = RedisNode.start
 
-    def refuse_a(self: RedisNode, commands: object) -> object:
+    def refuse_a(self: RedisNode, commands: object, *given: object) -> object:
         asked.append(self.name)
         if self.name.startswith("a"):
             raise ConnectionError("away")
-        return start(self, commands)  # type: ignore[arg-type]
+        return start(self, commands, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RedisNode, "start", refuse_a)
     body = Body(snowflake(now_ms(), 1, 0), author, "hello", datetime.now(UTC))
@@ -113,3 +114,21 @@ def test_a_node_that_is_away_is_left_out_and_a_post_does_not_wait_for_it_again(
         through.put([body])
         assert any(name.startswith("a") for name in asked) is asks_a
     assert own_entries(stores, author) == [[], [body.id], [body.id]]
+
+
+def test_a_post_by_a_placement_that_is_just_over_is_put_by_the_one_in_force(
+    stores: Stores, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every node refuses the old epoch; without a second try the first reader would have to ask the database."""
+    author = present_author(stores, make_users)
+    known = stores.clusters.shard_map
+    before = replace(known, epoch=known.epoch - 1, copies=replace(known.copies, epoch=known.epoch - 1))
+    through = WriteThrough(stores.brief, stores.timelines._live)
+    monkeypatch.setattr(stores.shard_maps, "value", lambda *_: before)
+    monkeypatch.setattr(stores.shard_maps, "check_now", monkeypatch.undo)
+    body = Body(snowflake(now_ms(), 1, 0), author, "hello", datetime.now(UTC))
+
+    through.put([body])
+
+    assert own_entries(stores, author) == [[body.id]] * 3
+    assert all(map(through._near.has, known.nodes)), "who refuses is not away"

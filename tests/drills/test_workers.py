@@ -3,49 +3,30 @@
 Afterwards the lag is back at 0 within 30 s, every timeline is right in every cluster, and nothing is a dead letter.
 """
 
-import shutil
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from benchmarks.graph import Graph, make_graph, write_follows
-from consumers.applied import wait_until_applied
-from consumers.audit import audit
-from consumers.read_timeline import TimelineReader
-from infra.composition import Stores, stores
-from infra.errors import Conflict, StackError
-from infra.settings import Settings
-from infra.stack.progress import Progress
+from infra.errors import StackError
 from infra.stack.state import PartState
 from infra.stack.supervisor import Stack
-from infra.topics import TOPICS
-from producers.importer import import_follows
-from producers.publish import NewTweet, Publisher
+from producers.publish import Publisher
 from streams.app import SESSION_S
-from streams.read_dead_letters import look, reader
-from tests.services import fresh_folder
+from tests.drills.drill import POSTS_PER_S, Callers, Diary, check, prepared_stack, telling
 
 TROUBLE_S = 120.0
 EVENT_EVERY_S = (3.0, 5.0)
 FROZEN_S = (SESSION_S + 2.0, SESSION_S + 5.0)  # long enough that the group goes on without the worker
-LAG_GONE_WITHIN_S = 30.0
 WORKERS = ("worker", "worker-2", "worker-3", "worker-4")
 WORKERS_FIRST = 3
-CALLERS = 3
-POSTS_PER_S = 30.0  # of all callers; with 23 followers each on average, far below what one worker delivers
-DELETE_SHARE, UNFOLLOW_SHARE, FOLLOW_AGAIN_SHARE = 0.1, 0.15, 0.7  # of posts, of posts, of unfollows
-USERS, FOLLOWS = 300, 7_000
 
 
 class Trouble(StrEnum):
@@ -80,26 +61,6 @@ def choose(found: Mapping[Trouble, Sequence[str]], done: Counter[Trouble], rng: 
     fewest = min(done[trouble] for trouble in found)
     trouble = rng.choice([one for one in found if done[one] == fewest])
     return trouble, rng.choice(found[trouble])
-
-
-class Diary:
-    """What happened when, for the message of a failure. Safe to share between threads."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._started_s = time.monotonic()
-        self._lines: list[str] = []
-
-    def note(self, line: str) -> None:
-        self._lines.append(f"{time.monotonic() - self._started_s:6.1f} s  {line}")
-
-    def note_progress(self, progress: Progress) -> None:
-        """What the supervisor says of a part."""
-        if progress.kind == "done":
-            self.note(f"{progress.name}: {progress.text}")
-
-    def text(self) -> str:
-        return "\n".join((f"seed {self._seed}:", *self._lines))
 
 
 class Troublemaker:
@@ -163,8 +124,10 @@ class Troublemaker:
                 self._thaw_at_s[name] = now_s + self._rng.uniform(*FROZEN_S)
 
     def _condition(self, name: str) -> Condition:
-        if name in self._joins and not self._joins[name].done():
-            return Condition.BUSY
+        if name in self._joins:
+            if not self._joins[name].done():
+                return Condition.BUSY
+            self._joins[name].result()  # raises what kept it from its start
         if name in self._left:
             never_started = name in WORKERS[WORKERS_FIRST:] and name not in self._joins
             return Condition.AWAY if never_started or self._gone(name) else Condition.BUSY
@@ -181,100 +144,13 @@ class Troublemaker:
             del self._thaw_at_s[name]
 
 
-class Callers:
-    """Callers who post, delete, unfollow and follow again until they are told to stop."""
-
-    def __init__(self, publisher: Publisher, graph: Graph) -> None:
-        self._publisher = publisher
-        self._graph = graph
-        self._stopped = threading.Event()
-
-    @contextmanager
-    def calling(self, seed: int) -> Iterator[None]:
-        """While the context lasts. Raises what the first of them raised."""
-        with ThreadPoolExecutor(CALLERS) as threads:
-            calls = [threads.submit(self._call, np.random.default_rng((seed, number))) for number in range(CALLERS)]
-            try:
-                yield
-            finally:
-                self._stopped.set()
-            for call in calls:
-                call.result()
-
-    def _call(self, rng: np.random.Generator) -> None:
-        own: list[int] = []
-        while not self._stopped.wait(rng.exponential(CALLERS / POSTS_PER_S)):
-            author = int(rng.choice(self._graph.authors))
-            own.append(self._publisher.post(NewTweet(author, f"tweet {len(own)}")).id)
-            if rng.random() < DELETE_SHARE:
-                self._publisher.delete(own.pop(int(rng.integers(len(own)))))
-            if rng.random() < UNFOLLOW_SHARE:
-                self._change_follow(rng)
-
-    def _change_follow(self, rng: np.random.Generator) -> None:
-        at = int(rng.integers(len(self._graph.followers)))
-        follower, author = int(self._graph.followers[at]), int(self._graph.authors[at])
-        try:
-            self._publisher.unfollow(follower, author)
-            if rng.random() >= FOLLOW_AGAIN_SHARE:
-                return
-        except Conflict:
-            pass  # he unfollowed before: now he follows again
-        try:
-            self._publisher.follow(follower, author)
-        except Conflict:
-            return  # another caller was faster
-
-
-@contextmanager
-def telling(diary: Diary) -> Iterator[None]:
-    """A failure says what happened."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(diary.text())
-        raise
-
-
-@contextmanager
-def prepared_stack(seed: int, diary: Diary) -> Iterator[tuple[Stack, Stores, Graph]]:
-    """A stack with its first workers and users who all are active."""
-    folder = fresh_folder("drill-workers")
-    stack = Stack(folder, roles=("registrar", "coordinator", "relay", "worker"), workers=WORKERS_FIRST)
-    stack.start(diary.note_progress)
-    try:
-        with stores(stack.settings()) as opened:
-            graph = make_graph(USERS, FOLLOWS, np.random.default_rng(seed))
-            write_follows(graph, Path(folder) / "follows.tsv")
-            import_follows(opened.engine, Path(folder) / "follows.tsv", threshold=10_000)
-            TimelineReader(opened).warm(range(1, USERS + 1))
-            yield stack, opened, graph
-    finally:
-        stack.stop()
-    shutil.rmtree(folder)  # kept when the drill failed in it: its logs say why
-
-
-def check(opened: Stores, settings: Settings, diary: Diary) -> None:
-    """Everything is applied soon, every timeline is right in every cluster, and nothing was buried."""
-    began_s = time.monotonic()
-    wait_until_applied(opened.engine, settings.kafka_bootstrap, LAG_GONE_WITHIN_S)
-    diary.note(f"all is applied, {time.monotonic() - began_s:.1f} s after the callers stopped")
-    result = audit(opened.engine, opened.timelines, complete=True)
-    assert result.differences == ()
-    assert (result.clean, result.active_users) == (True, USERS)
-    with reader(settings.need("kafka_bootstrap")) as consumer:
-        assert {topic.dead_letters: look(consumer, topic.dead_letters, 1).count for topic in TOPICS} == {
-            topic.dead_letters: 0 for topic in TOPICS
-        }
-
-
 @pytest.mark.parametrize("seed", [1])
 def test_workers_that_join_leave_die_and_freeze_for_two_minutes_lose_and_double_nothing(seed: int) -> None:
     diary = Diary(seed)
     with (
         telling(diary),
         ThreadPoolExecutor(len(WORKERS)) as threads,
-        prepared_stack(seed, diary) as (stack, opened, graph),
+        prepared_stack(seed, diary, WORKERS_FIRST) as (stack, opened, graph),
     ):
         trouble = Troublemaker(stack, Random(seed), diary, threads)
         with Callers(Publisher(opened), graph).calling(seed):

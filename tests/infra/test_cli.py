@@ -79,6 +79,7 @@ def test_help_names_every_command() -> None:
         "up",
         "down",
         "status",
+        "locks",
         "post",
         "timeline",
         "audit",
@@ -91,6 +92,7 @@ def test_help_names_every_command() -> None:
         "dlq",
         "relay",
         "api",
+        "shards",
     ):
         assert f" {command} " in done.stdout
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from infra.errors import Undecodable
 from infra.events import (
     NO_IDS,
     ONE_CHUNK,
+    REPLAY_HEADER,
     Activity,
     ActivityType,
     Delivery,
@@ -17,6 +19,7 @@ from infra.events import (
     decode_deliveries,
     encode_activity,
     encode_deliveries,
+    is_replayed,
     one_chunk,
 )
 
@@ -40,12 +43,13 @@ def of_chunks(kind: DeliveryKind, chunks: list[tuple[int, int, list[int]]]) -> D
     )
 
 
-DELIVERIES = st.one_of(
+IN_LIVE_ORDER = st.one_of(
     st.builds(of_chunks, KINDS_OF_MANY, CHUNKS),
     st.builds(
         one_chunk, st.sampled_from(sorted(ONE_CHUNK)), IDS, IDS, st.lists(IDS, min_size=1, max_size=20), BOUND_AND_IDS
     ),
 )
+DELIVERIES = st.builds(lambda record, verify: replace(record, verify=verify), IN_LIVE_ORDER, st.booleans())
 
 
 @given(ACTIVITIES)
@@ -59,7 +63,7 @@ def test_delivery_records_survive_their_encoding(records: list[Delivery]) -> Non
 
     assert len(decoded) == len(records)
     for record, again in zip(records, decoded, strict=True):
-        assert again.kind is record.kind
+        assert (again.kind, again.verify) == (record.kind, record.verify)
         for column in ("subjects", "published_ms", "counts", "targets", "ids"):
             assert getattr(again, column).tolist() == getattr(record, column).tolist()
 
@@ -122,8 +126,32 @@ GOOD = encode_deliveries([one_chunk(DeliveryKind.DELIVER, 5, 6, [1, 2])])
 
 
 @pytest.mark.parametrize(
-    "data", [None, b"", b"\x01" + GOOD[1:], GOOD[:-1], GOOD[:10], GOOD + b"\x01", GOOD[:1] + b"\x63" + GOOD[2:]]
+    "data",
+    [
+        None,
+        b"",
+        b"\x01" + GOOD[1:],
+        GOOD[:-1],
+        GOOD[:10],
+        GOOD + b"\x01",
+        GOOD[:1] + b"\x63" + GOOD[2:],
+        GOOD[:2] + b"\x02" + GOOD[3:],
+    ],
 )
 def test_what_is_no_delivery_message_is_undecodable(data: bytes | None) -> None:
     with pytest.raises(Undecodable):
         decode_deliveries(data)
+
+
+@pytest.mark.parametrize(
+    ("headers", "replayed"),
+    [
+        (None, False),
+        ([], False),
+        ([("ce_id", b"1")], False),
+        ([("ce_id", b"1"), (REPLAY_HEADER, b"7")], True),
+        ({REPLAY_HEADER: b"7"}, True),
+    ],
+)
+def test_a_header_tells_what_was_sent_again(headers: Any, replayed: bool) -> None:
+    assert is_replayed(headers) is replayed

@@ -60,6 +60,7 @@ DELIVERIES = {
         single(DeliveryKind.ADD_CELEBRITY),
         single(DeliveryKind.REMOVE_CELEBRITY),
     ],
+    "deliveries.v2.verify.hex": [run(DeliveryKind.DELIVER), single(DeliveryKind.RETRACT_OWN)],
     "deliveries.v2.merge.hex": [single(DeliveryKind.MERGE, [5, 6, AUTHOR])],
     "deliveries.v2.unmerge.hex": [single(DeliveryKind.UNMERGE)],
     "deliveries.v2.merge_many.hex": [many(DeliveryKind.MERGE, [5, 6, AUTHOR])],
@@ -73,6 +74,9 @@ def columns(record: Delivery) -> Columns:
         column.tolist() for column in (record.subjects, record.published_ms, record.counts, record.targets, record.ids)
     ]
     return record.kind, lists[0], lists[1], lists[2], lists[3], lists[4]
+
+
+VERIFIED = ["deliveries.v2.verify.hex"]  # all of their records; before there was the flag, none
 
 
 @pytest.mark.parametrize("name", ACTIVITIES)
@@ -90,6 +94,7 @@ def test_a_delivery_message_of_any_day_is_read(name: str) -> None:
     records = decode_deliveries(bytes.fromhex((GOLDEN / name).read_text()))
 
     assert [columns(record) for record in records] == DELIVERIES[name]
+    assert {record.verify for record in records} == {name in VERIFIED}
 
 
 def test_every_file_is_read_and_every_kind_of_the_current_versions_has_one() -> None:

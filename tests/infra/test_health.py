@@ -16,16 +16,7 @@ from infra.role import show_health
 from infra.settings import Settings
 from infra.stack.ports import is_free
 from infra.stack.status import RoleHealth, read_health
-
-
-class Clock:
-    """A clock that stands still until it is told to move."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.clock import Clock
 
 
 @pytest.fixture

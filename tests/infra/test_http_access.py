@@ -13,7 +13,7 @@ PUBLIC = [
     ("GET", "/v1/users/1/followers"),
     ("GET", "/v1/users/1/following"),
 ]
-READING = [("GET", "/v1/timelines/home"), ("GET", "/v1/timelines/home/stream")]
+READING = [("GET", "/v1/timelines/home"), ("GET", "/v1/timelines/home/stream"), ("GET", "/v1/stream")]
 FOR_A_USER = [
     ("PUT", "/v1/users/1/following/2"),
     ("DELETE", "/v1/users/1/following/2"),

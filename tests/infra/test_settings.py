@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import ConfigurationError, InvalidInput, StackError
-from infra.live_settings import RANGES, LiveSettings, decode_live_settings, encode_live_settings
+from infra.errors import ConfigurationError, StackError
 from infra.settings import load_settings
 
 
@@ -53,19 +52,3 @@ def test_other_variables_are_none_of_our_business(tmp_path: Path) -> None:
 def test_a_missing_address_says_how_to_provide_it(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"FANFOLD_DATABASE_URL is not set .* `fanfold up`"):
         load_settings({}, tmp_path).need("database_url")
-
-
-@pytest.mark.parametrize("name", RANGES)
-def test_a_live_setting_outside_its_range_is_refused(name: str) -> None:
-    low, high = RANGES[name]
-    for value in (low - 1, high + 1, True, "800"):
-        with pytest.raises(InvalidInput, match=f"live setting {name} is {value!r}"):
-            LiveSettings(**{name: value})  # type: ignore[arg-type]
-    assert getattr(LiveSettings(**{name: low}), name) == low
-    assert getattr(LiveSettings(**{name: high}), name) == high
-
-
-def test_live_settings_ignore_keys_of_later_versions() -> None:
-    data = encode_live_settings(LiveSettings(threshold=5)).replace(b"{", b'{"later": 1, ', 1)
-
-    assert decode_live_settings(data) == LiveSettings(threshold=5)

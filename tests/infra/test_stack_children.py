@@ -5,12 +5,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infra.errors import StackError
-from infra.readiness import EXIT_NOT_AGAIN
+from infra.readiness import EXIT_NOT_AGAIN, EXIT_UNFINISHED
 from infra.stack.cleaning import end_leftovers
 from infra.stack.crew import Crew
 from infra.stack.part import Part
@@ -124,6 +125,26 @@ def test_a_part_that_ends_again_and_again_is_given_up(tmp_path: Path, told: list
     assert "not started again" in said
     assert child.state is PartState.FAILED
     crew.close(silent)
+
+
+def test_a_part_that_asks_for_another_start_while_it_starts_gets_it_until_its_time_is_over(
+    crew: Crew, tmp_path: Path
+) -> None:
+    tries = tmp_path / "tries"
+    tries.touch()
+    asks = f"""
+with open({str(tries)!r}, "a") as file:
+    print("try", file=file)
+if len(open({str(tries)!r}).read().split()) < 3:
+    raise SystemExit({EXIT_UNFINISHED})
+"""
+    third = replace(part("worker", asks + STAY), probe=lambda _pid: len(tries.read_text().split()) == 3)
+    crew.launch([third])
+    assert crew.child("worker").state is PartState.RUNNING
+    never = f"print('no partitions yet', flush=True); raise SystemExit({EXIT_UNFINISHED})"
+    with pytest.raises(StackError, match=rf"within 3 s, and .* code {EXIT_UNFINISHED} \d+ times") as caught:
+        crew.launch([part("relay", never, ready=False, within_s=3.0)])
+    assert "no partitions yet" in str(caught.value)  # the last try may have had no time to say anything
 
 
 def test_a_part_that_says_no_start_would_help_is_not_started_again_and_its_reason_is_shown(

@@ -21,8 +21,8 @@ from producers.publish import Publisher
 from tests.model.world import Recording, World
 from tests.simulator.database import Database
 from tests.simulator.lua_library import SMALL_LIMITS, source
-from tests.simulator.network import Fixed
 from tests.simulator.oracle import Oracle
+from tests.simulator.znodes import Fixed
 
 LENGTH = 8  # of a timeline: trims and refills come soon
 USERS = 4
@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
 def small_stores(stores: Stores) -> Iterator[Stores]:
     """Stores of short timelines, over nodes with the simulator's small limits."""
     live = Fixed(cast(LiveSettings, SimpleNamespace(**(asdict(LiveSettings()) | {"timeline_entries": LENGTH}))))
-    recording = Recording(stores.clusters._shard_map)
+    recording = Recording(stores.shard_maps)
     recording.made = []
     for name in recording.shard_map.nodes:
         recording.node(name).command("FUNCTION", "LOAD", "REPLACE", source())

@@ -52,10 +52,12 @@ class Recording(RedisClusters):
 
     made: list[Call]
 
-    def call_at_once(self, function: str, calls: Mapping[str, Sequence[Argument]]) -> dict[str, Any]:
+    def call_at_once(
+        self, function: str, calls: Mapping[str, Sequence[Argument]], timeout_s: float | None = None
+    ) -> dict[str, Any]:
         """Makes and keeps them."""
         self.made = [*self.made, *((name, function, arguments) for name, arguments in calls.items())][-LATE_MAX:]
-        return super().call_at_once(function, calls)
+        return super().call_at_once(function, calls, timeout_s)
 
 
 @dataclass
@@ -230,8 +232,11 @@ class World:
         self.clusters.made = [call for call in self.clusters.made if call[0] != name]
         node = self.clusters.node(name)
         node.command("FLUSHALL")
-        node.command("HSET", "n", "incarnation", new_token())
-        node.call("install_epoch", self.clusters.shard_map.epoch)
+        # The incarnation that everybody knows, as if all had heard of a new one: what was on the way is lost anyway.
+        shard_map = self.clusters.shard_map
+        node.command("HSET", "n", "incarnation", shard_map.copies.incarnations[name])
+        node.call("install_epoch", shard_map.epoch)
+        node.call("open_node", shard_map.fence(name))
 
     def read(self, user: int, cursor: Cursor) -> None:
         """A page, which is checked."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from infra.tweet_ids import TIME_SHIFT, time_ms_of
 from producers.import_tweets import make_ids
-from producers.snowflake import TIME_SHIFT, snowflake, time_ms_of
+from producers.snowflake import snowflake
 
 MS = 1_424_129_760_000
 

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 import pytest
 
 from infra.errors import ClockWentBack
-from producers.snowflake import BACK_MAX_MS, EARLIEST, NODES, SEQUENCES, WAITS_MAX, Snowflakes, snowflake, time_ms_of
+from infra.tweet_ids import time_ms_of
+from producers.snowflake import BACK_MAX_MS, EARLIEST, NODES, SEQUENCES, WAITS_MAX, Snowflakes, snowflake
 
 
 def at(year: int, month: int = 1) -> int:

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 
 from tests.simulator.mutants import MUTANTS
 from tests.simulator.profile import THEMES
+from tests.simulator.scenes import SCENES, episode
 from tests.simulator.simulation import Simulation
 
 TRACED_STEPS = 200
@@ -24,17 +25,19 @@ def main() -> int:
     parser.add_argument("--seed", default=secrets.token_hex(4), help="of all episodes; random when left out")
     parser.add_argument("--steps", type=int, default=500_000, help="at least so many (default 500,000)")
     parser.add_argument("--episode", help="SEED/NUMBER of one episode, to see its last steps")
-    parser.add_argument("--theme", choices=list(THEMES), help="what all episodes are about; else the seed decides")
+    parser.add_argument(
+        "--theme", choices=[*THEMES, *SCENES], help="what all episodes are about; else the seed decides"
+    )
     parser.add_argument("--mutant", choices=[one.name for one in MUTANTS], help="break the product this way")
     given = parser.parse_args()
     mutant = next((one for one in MUTANTS if one.name == given.mutant), None)
     edits, theme = (mutant.edits, given.theme or mutant.theme) if mutant else ((), given.theme)
     with mutant.active() if mutant else nullcontext():
         if given.episode:
-            return _one(Simulation(given.episode, edits, theme=theme, traced=True))
+            return _one(episode(given.episode, edits, theme=theme, traced=True))
         steps, number, began_s = 0, 0, time.monotonic()
         while steps < given.steps:
-            simulation = Simulation(f"{given.seed}/{number}", edits, theme=theme)
+            simulation = episode(f"{given.seed}/{number}", edits, theme=theme)
             if not _holds(simulation):
                 _say(f"to see its last steps: {_again(given, simulation.seed)}")
                 return 1

@@ -1,23 +1,33 @@
 """What users do: each call of theirs is a process of its own, so it can freeze or die anywhere inside."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from random import Random
 
 from consumers.read_timeline import TimelineReader
 from infra.composition import Stores
+from infra.copying import copy_timelines
 from infra.errors import DependencyError, TokenLost
+from infra.events import REPLAY_HEADER, decode_activity, decode_deliveries, encode_deliveries
+from infra.kafka import Message
 from infra.paging import Cursor
 from infra.rebuild import rebuild
+from infra.shard_map import CLUSTERS
 from infra.timelines import Kind
+from infra.topics import ACTIVITY, DELIVERIES, Topic
 from infra.tweet_bodies import Body
-from producers.snowflake import EPOCH_MS
+from infra.tweet_ids import EPOCH_MS
+from tests.simulator.broker import Record
 from tests.simulator.database import NO_TIME, PULLED, PUSHED, Tweet, User
 from tests.simulator.oracle import Oracle
 from tests.simulator.parts import Ground
 from tests.simulator.profile import ACTIONS, Profile
 from tests.simulator.scheduler import Process
+from tests.simulator.watermark import Watermark
 
+APIS = 2
+RECENT = 8  # tweets among which a reader looks for one that was deleted
 OPEN_MAX = 20  # calls at the same time
 SLOW_PACES = (0.3, 0.1, 0.03)  # with the last, a step takes as long as the whole way of an event
 STALLS_AT_MAX = 16  # steps of a call before it stands still once
@@ -33,9 +43,16 @@ class Actions:
     """Begins calls of users in one world."""
 
     def __init__(
-        self, ground: Ground, stores: Stores, reader: TimelineReader, oracle: Oracle, profile: Profile
+        self,
+        ground: Ground,
+        stores: Stores,
+        reader: TimelineReader,
+        oracle: Oracle,
+        watermark: Watermark,
+        profile: Profile,
     ) -> None:
         self.open: list[Process] = []
+        self.apis = [Process(f"api {number}") for number in range(APIS)]  # their threads are the calls
         self._ground = ground
         self._scheduler = ground.scheduler
         self._database = ground.database
@@ -43,6 +60,7 @@ class Actions:
         self._stores = stores
         self._reader = reader
         self._oracle = oracle
+        self._watermark = watermark
         self._slow = profile.slow
         self._weights = [profile.weights[name] + 1e-9 for name in ACTIONS]
         self._calls: dict[str, Callable[[], None]] = {name: getattr(self, f"_{name}") for name in ACTIONS}
@@ -61,24 +79,28 @@ class Actions:
                     self._database.once_followed.add((follower, author))
         for _ in range(self._rng.randrange(TWEETS_MAX)):
             self._scheduler.now_ms += self._rng.randrange(1_000)
-            self._database.add(Tweet(self._new_id(), self._rng.choice(ids), None))
+            self._database.add(Tweet(self.new_id(), self._rng.choice(ids), None))
 
     def begin_one(self) -> None:
         """One more call, unless many are open."""
         if len(self.open) >= OPEN_MAX:
             return
         [name] = self._rng.choices(ACTIONS, self._weights)
-        self._begun += 1
-        process = Process(f"{name} {self._begun}")
+        process = self.begin(name, self._calls[name])
         if self._rng.random() < self._slow:
             process.pace = self._rng.choice(SLOW_PACES)
         elif self._rng.random() < self._slow:
             process.stalls_at = self._rng.randint(1, STALLS_AT_MAX)
             process.stall_steps = self._rng.randint(*STALL_STEPS)
 
+    def begin(self, name: str, call: Callable[[], object], api: Process | None = None) -> Process:
+        """A call as a process of its own, open until it ends, in one of the APIs."""
+        self._begun += 1
+        process = Process(f"{name} {self._begun}", belongs_to=api or self._rng.choice(self.apis))
+
         def run() -> None:
             try:
-                self._calls[name]()
+                call()
             except (DependencyError, TokenLost):
                 pass  # the caller is told, and may try again
             finally:
@@ -86,11 +108,12 @@ class Actions:
 
         self.open.append(process)
         self._scheduler.spawn(process, process.name, run)
+        return process
 
     # Publishing
 
     def _post(self, retweet_of: int | None = None) -> None:
-        author, tweet_id = self._some_user(), self._new_id()
+        author, tweet_id = self._some_user(), self.new_id()
         self._scheduler.pause()
         if self._database.post(tweet_id, author, self._scheduler.now_ms, retweet_of):
             self._stores.write_through.put([Body(tweet_id, author, "text", NO_TIME, None, retweet_of)])
@@ -104,7 +127,10 @@ class Actions:
         tweets = list(self._database.tweets)
         if not tweets:
             return
-        tweet_id = self._rng.choice(tweets[-self._rng.choice((3, 20)) :])
+        self.delete(self._rng.choice(tweets[-self._rng.choice((3, 20)) :]))
+
+    def delete(self, tweet_id: int) -> None:
+        """Deletes a tweet, and repeats the call until it is acknowledged."""
         self._database.delete(tweet_id, self._scheduler.now_ms)
         while True:
             try:
@@ -129,8 +155,11 @@ class Actions:
     # Reading
 
     def _home(self) -> None:
-        user, cursor = self._some_user(), self._cursor()
-        deleted, applied = frozenset(self._oracle.acknowledged), self._oracle.applied
+        self.read_home(self._some_user(), self._cursor())
+
+    def read_home(self, user: int, cursor: Cursor) -> None:
+        """A page of a home timeline, and what must hold of it."""
+        deleted, applied = frozenset(self._oracle.acknowledged), self._watermark.applied
         page = self._reader.home(user, cursor)
         self._oracle.check_page(page, deleted, f"user {user}")
         if cursor.since_id is None and cursor.min_id is None:
@@ -139,6 +168,18 @@ class Actions:
     def _user(self) -> None:
         user, before = self._some_user(), frozenset(self._oracle.acknowledged)
         self._oracle.check_page(self._reader.user(user, self._cursor()), before, f"a reader of user {user}")
+
+    def _tweet(self) -> None:
+        """One tweet, by its id."""
+        if not self._database.tweets:
+            return
+        gone = [one for one in list(self._database.tweets)[-RECENT:] if one in self._oracle.acknowledged]
+        self.read_tweet(self._rng.choice(gone or list(self._database.tweets)))
+
+    def read_tweet(self, tweet_id: int) -> None:
+        """One tweet by its id, and what must hold of it."""
+        deleted = frozenset(self._oracle.acknowledged)
+        self._oracle.check_tweets(self._stores.bodies.read([tweet_id]).values(), deleted, "a reader of one tweet")
 
     def _rebuild(self) -> None:
         self._rebuild_some(renew=False)
@@ -149,6 +190,34 @@ class Actions:
     def _rebuild_some(self, *, renew: bool) -> None:
         kind = self._rng.choice(list(Kind))
         rebuild(self._ground.engine, self._ground.timelines, kind, [self._some_user()], renew=renew)
+
+    def _copy(self) -> None:
+        """As repair does for one user."""
+        kind, cluster = self._rng.choice(list(Kind)), self._rng.choice(CLUSTERS)
+        copy_timelines(self._ground.timelines, cluster, kind, [self._some_user()])
+
+    # Sending again
+
+    def _replay(self) -> None:
+        """An event of an author once more, at the end of his log."""
+        self._scheduler.pause()
+        found = self._some_record(ACTIVITY)
+        if found is not None:
+            event = decode_activity(found.value)
+            headers = ((REPLAY_HEADER, b"any"),)
+            self._ground.broker.append(Message(found.topic, found.value, b"%d" % event.author_id, headers=headers))
+
+    def _redrive(self) -> None:
+        """Records of a timeline's log once more, long after their turn."""
+        self._scheduler.pause()
+        found = self._some_record(DELIVERIES)
+        if found is not None:
+            records = [replace(one, verify=True) for one in decode_deliveries(found.value)]
+            self._ground.broker.append(Message(found.topic, encode_deliveries(records), partition=found.partition))
+
+    def _some_record(self, topic: Topic) -> Record | None:
+        logs = [log for (name, _), log in self._ground.broker.logs.items() if name == topic.name and log]
+        return self._rng.choice(self._rng.choice(logs)) if logs else None
 
     # Choosing
 
@@ -166,6 +235,7 @@ class Actions:
         follower, author = self._rng.sample(list(self._database.users), 2)
         return follower, author
 
-    def _new_id(self) -> int:
+    def new_id(self) -> int:
+        """A tweet id of about now."""
         ms = self._scheduler.now_ms + self._rng.randint(-CLOCK_SKEW_MS, CLOCK_SKEW_MS)
         return ((ms - EPOCH_MS) << 22) + next(self._sequence)

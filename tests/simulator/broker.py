@@ -25,6 +25,7 @@ class Record:
     value: bytes
     timestamp: float
     generation_id: int = 0
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +52,7 @@ class Broker:
     newest_of_id: dict[str, "Producer"] = field(default_factory=dict)
     waiting: list[Actor] = field(default_factory=list)  # parked until something comes
     appended: Callable[[Message], None] = lambda _: None
+    acknowledged: Callable[[], None] = lambda: None
 
     def append(self, message: Message) -> None:
         """One message at the end of its log."""
@@ -60,7 +62,7 @@ class Broker:
             partition = int(message.key or b"0") % ACTIVITY.partitions
         log = self.logs[message.topic, partition]
         at_s = self.scheduler.now_ms / 1000
-        log.append(Record(message.topic, partition, len(log), message.value or b"", at_s))
+        log.append(Record(message.topic, partition, len(log), message.value or b"", at_s, headers=message.headers))
         self.wake_all()
 
     def wake_all(self) -> None:
@@ -74,6 +76,7 @@ class Broker:
         if generation != self.generation or place not in self.members.get(member, ()):
             return False
         self.committed[place] = offset
+        self.acknowledged()
         return True
 
     def expire(self) -> None:

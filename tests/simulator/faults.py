@@ -1,17 +1,18 @@
-"""What breaks: processes die and freeze, nodes restart empty, calls time out, memory runs short, time jumps.
+"""What breaks: processes die and freeze, the database goes away, time jumps; node_faults.py has what is about nodes.
 
-Also what mends it afterwards: restarts, the registrar's and the coordinator's part, and the group's rebalance.
+Also what mends it afterwards: restarts, and the group's rebalance.
 """
 
-import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import count
 from random import Random
 
-from infra.redis_keys import BODY
-from infra.tweet_bodies import TOMBSTONE
 from tests.simulator.actions import Actions
-from tests.simulator.network import NAMES, Network
+from tests.simulator.keepers import Keepers
+from tests.simulator.later import Later
+from tests.simulator.maps import SimulatedMaps
+from tests.simulator.network import Network
+from tests.simulator.node_faults import NodeFaults
 from tests.simulator.parts import Ground, Owner, RelayProcess, Worker
 from tests.simulator.profile import FAULTS
 from tests.simulator.scheduler import Process
@@ -20,9 +21,7 @@ from tests.simulator.statements import Engine
 SESSION_STEPS = 150  # after so many the group, or the database, takes a silent process for dead
 FREEZE_STEPS_MAX = 1_000
 RESTART_STEPS_MAX = 200
-ARRIVES_LATE = 0.6  # of the calls that time out; the others are lost
 JUMP_MS_MAX = 70_000  # beyond the time to live of a token, and of a transaction
-RETRACTED = b"x:"
 
 
 class Faults:
@@ -32,6 +31,8 @@ class Faults:
         self,
         ground: Ground,
         network: Network,
+        keepers: Keepers,
+        maps: SimulatedMaps,
         actions: Actions,
         workers: list[Worker],
         relays: list[RelayProcess],
@@ -39,6 +40,8 @@ class Faults:
         engine: Engine,
     ) -> None:
         self._engine = engine
+        self._maps = maps
+        self._keepers = keepers
         self._ground = ground
         self._scheduler = ground.scheduler
         self._broker = ground.broker
@@ -48,8 +51,8 @@ class Faults:
         self._workers = workers
         self._relays = relays
         self._owner = owner
-        self._later: list[tuple[int, int, Callable[[], None]]] = []
-        self._tickets = count()
+        self.later = Later(ground.scheduler)
+        self._of_nodes = NodeFaults(network, keepers, maps, self.later, self._users)
         self._born = count(len(workers))
         self._rebalancing = True
         self._pace = workers[0].process.pace
@@ -58,12 +61,12 @@ class Faults:
         """One fault, if it finds something to break."""
         [name] = self._rng.choices(FAULTS, [weights[name] + 1e-9 for name in FAULTS])
         self._scheduler.note(name)
-        getattr(self, f"_{name}")()
+        fault = getattr(self._of_nodes, name, None) or getattr(self, f"_{name}")
+        fault()
 
     def tend(self) -> None:
         """What is due by now; to be called at every step."""
-        while self._later and self._later[0][0] <= self._scheduler.steps:
-            heapq.heappop(self._later)[2]()
+        self.later.tend()
         for worker in [one for one in self._workers if not one.process.alive]:
             self._bury_worker(worker)
         if self._rebalancing:
@@ -74,7 +77,8 @@ class Faults:
         self._pace = 1.0
         for process in self._processes():
             process.frozen, process.pace, process.stalls_at, process.goes_on_at = False, 1.0, 0, 0
-        self._later = [(self._scheduler.steps, ticket, call) for _, ticket, call in sorted(self._later, key=_due)]
+        self._of_nodes.mend()
+        self.later.hurry()
         for worker in self._workers:
             if worker.generation != self._broker.generation:
                 self._rebalance()
@@ -82,7 +86,7 @@ class Faults:
     def is_quiet(self) -> bool:
         """Whether nothing is broken and no batch is at work."""
         return (
-            not self._later
+            not self.later
             and not self._rebalancing
             and not self._network.flight
             and all(one.idle and one.generation == self._broker.generation for one in self._workers)
@@ -95,13 +99,13 @@ class Faults:
         }
         return (
             f"{len(self._ground.database.outbox)} in the outbox, {behind} behind in the logs, calls "
-            f"{[one.name for one in self._actions.open]}, {len(self._later)} to come, rebalancing {self._rebalancing}, "
+            f"{[one.name for one in self._actions.open]}, {len(self.later)} to come, rebalancing {self._rebalancing}, "
             f"at work {[sorted(one.busy) for one in self._workers]}, {len(self._network.flight)} requests under way"
         )
 
     def kill_all(self) -> None:
         """The end of the world."""
-        for process in self._processes():
+        for process in [*self._processes(), *self._keepers.processes()]:
             self._scheduler.kill(process)
 
     # Workers and their group
@@ -112,8 +116,9 @@ class Faults:
     def _bury_worker(self, worker: Worker) -> None:
         self._scheduler.kill(worker.process)
         self._workers.remove(worker)
-        self._after(SESSION_STEPS, self._rebalance)
-        self._after(RESTART_STEPS_MAX, self._start_worker)
+        self._maps.forget(worker.process)
+        self.later.after(SESSION_STEPS, self._rebalance)
+        self.later.after(RESTART_STEPS_MAX, self._start_worker)
 
     def _start_worker(self) -> None:
         self._workers.append(Worker(self._ground, f"worker {next(self._born)}", self._pace))
@@ -122,7 +127,7 @@ class Faults:
     def _freeze_worker(self) -> None:
         if self._workers:
             self._freeze(self._rng.choice(self._workers).process)
-            self._after(SESSION_STEPS, self._rebalance, exactly=True)
+            self.later.after(SESSION_STEPS, self._rebalance, exactly=True)
 
     def _rebalance(self) -> None:
         self._rebalancing = True
@@ -157,7 +162,7 @@ class Faults:
     def _freeze_relay(self) -> None:
         relay = self._rng.choice(self._relays)
         self._freeze(relay.process)
-        self._after(SESSION_STEPS, lambda: self._owner.end_session(relay), exactly=True)
+        self.later.after(SESSION_STEPS, lambda: self._owner.end_session(relay), exactly=True)
 
     # Calls of users
 
@@ -172,46 +177,17 @@ class Faults:
         if self._actions.open:
             self._freeze(self._rng.choice(self._actions.open))
 
-    # Nodes
+    def _freeze_api(self) -> None:
+        self._freeze(self._rng.choice(self._actions.apis))
 
-    def _stop_node(self) -> None:
-        name = self._rng.choice(NAMES)
-        if not self._network.up[name] or self._network.servers[name].value(b"n") is None:
-            return
-        self._network.stop(name)
-
-        def register() -> None:
-            self._network.register(name)
-            self._after(RESTART_STEPS_MAX, lambda: self._network.install_epoch(name))
-
-        def start() -> None:
-            self._network.start(name)
-            self._after(RESTART_STEPS_MAX, register)
-
-        self._after(RESTART_STEPS_MAX, start)
-
-    def _evict(self) -> None:
-        """Memory runs short on a node. Not of tombstones and marks, which would have to be the least recently used:
-        ARCHITECTURE.md, decision 34."""
-        server = self._network.servers[self._rng.choice(NAMES)]
-        keys = [key for key in server.volatile_keys() if not key.startswith(RETRACTED)]
-        keys = [key for key in keys if not (key.startswith(BODY) and server.value(key) == TOMBSTONE)]
-        if keys:
-            server.execute("DEL", self._rng.choice(keys))
-
-    def _time_out(self) -> None:
-        if self._network.flight:
-            place = self._rng.randrange(len(self._network.flight))
-            self._network.give_up(place, arrives=self._rng.random() < ARRIVES_LATE)
+    # Time, and the database
 
     def _jump(self) -> None:
         self._scheduler.now_ms += self._rng.randrange(JUMP_MS_MAX)
 
-    # The database
-
     def _stop_database(self) -> None:
         self._engine.away = True
-        self._after(RESTART_STEPS_MAX, self._start_database)
+        self.later.after(RESTART_STEPS_MAX, self._start_database)
 
     def _start_database(self) -> None:
         self._engine.away = False
@@ -223,21 +199,18 @@ class Faults:
             *(worker.process for worker in self._workers),
             *(relay.process for relay in self._relays),
             *self._actions.open,
+            *self._actions.apis,
         ]
+
+    def _users(self) -> list[Process]:
+        """Those who route by the shard map."""
+        return [*(worker.process for worker in self._workers), *self._actions.apis]
 
     def _freeze(self, process: Process) -> None:
         process.frozen = True
-        self._after(FREEZE_STEPS_MAX, lambda: self._thaw(process))
+        self.later.after(FREEZE_STEPS_MAX, lambda: self._thaw(process))
 
     def _thaw(self, process: Process) -> None:
         process.frozen = False
         if any(one.process is process and one.generation != self._broker.generation for one in self._workers):
-            self._after(SESSION_STEPS, self._rebalance)
-
-    def _after(self, steps_max: int, call: Callable[[], None], *, exactly: bool = False) -> None:
-        steps = steps_max if exactly else self._rng.randint(1, steps_max)
-        heapq.heappush(self._later, (self._scheduler.steps + steps, next(self._tickets), call))
-
-
-def _due(later: tuple[int, int, Callable[[], None]]) -> tuple[int, int]:
-    return later[:2]
+            self.later.after(SESSION_STEPS, self._rebalance)

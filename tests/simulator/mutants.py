@@ -1,11 +1,10 @@
 """Ways to break the product, each with a name. The simulator must find every one (test_mutants.py).
 
-A mutant edits the text of lua/timelines.lua, or puts another function in the place of one of the product's.
+Those of the copies' states are in copy_mutants.py.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -14,10 +13,13 @@ import sqlalchemy as sa
 
 import infra.rebuild
 import producers.status_keeper
+import streams.deliver
 import streams.fan_out
+import streams.verify
 from infra import redis_keys
+from infra.events import Activity, Delivery, DeliveryKind
 from infra.rebuild import Take, read_snapshots
-from infra.shard_map import CLUSTERS
+from infra.shard_map import CLUSTERS, ShardMap
 from infra.status import Standing, Status, next_standing
 from infra.timelines import Kind, Timelines, new_token
 from infra.tweet_bodies import BODY_TTL_S, Body, TweetBodies, encode_body
@@ -25,30 +27,13 @@ from producers.relay import Relay, as_message
 from producers.status_keeper import StatusKeeper
 from streams.app import FanOutWork
 from streams.deliver import Deliverer
-from streams.fan_out import FanOut
+from streams.fan_out import Chunk, Facts, FanOut
 from streams.follower_index import FollowerIndex
 from streams.node_calls import Placed
-from tests.simulator.lua_library import Edits
+from tests.simulator.copy_mutants import COPY_MUTANTS
+from tests.simulator.mutant import Mutant
 
-Patch = tuple[Any, str, Any]  # where, what, and what to put there
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One way to break it."""
-
-    name: str
-    theme: str  # of the episodes that look for it
-    edits: Edits = ()
-    patches: Sequence[Patch] = ()
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """The product is broken meanwhile; the edits are for whoever loads the library."""
-        with ExitStack() as stack:
-            for where, what, value in self.patches:
-                stack.enter_context(patch.object(where, what, value))
-            yield
+__all__ = ["MUTANTS", "Mutant"]
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -77,12 +62,14 @@ def _newest_of_author(deliverer: Deliverer, placed: Sequence[Placed]) -> list[Pl
     ]
 
 
-def _fill_over(bodies: TweetBodies, found: Sequence[Body]) -> dict[int, Body]:
+def _fill_over(bodies: TweetBodies, found: Sequence[Body], _: ShardMap) -> dict[int, Body]:
     """Over a tombstone, and without a second look at the database."""
     by_id = {body.id: body for body in found}
     for cluster in CLUSTERS:
-        for node, part in bodies._by_node(cluster, list(by_id)).items():
-            node.commands([("SET", redis_keys.body(one), encode_body(by_id[one]), "EX", BODY_TTL_S) for one in part])
+        for name, part in bodies._clusters.shard_map.by_node(cluster, list(by_id)).items():
+            bodies._clusters.node(name).commands(
+                [("SET", redis_keys.body(one), encode_body(by_id[one]), "EX", BODY_TTL_S) for one in part]
+            )
     return by_id
 
 
@@ -95,6 +82,34 @@ def _bury_by_removal(bodies: TweetBodies, ids: Sequence[int]) -> None:
 def _kept_index(work: FanOutWork, partition: int, generation: int) -> FanOut:
     held = work._held.setdefault(partition, (generation, FanOut(work.parts.engine)))
     return held[1]
+
+
+def _plan_then_change(fan_out: FanOut, events: Sequence[Activity], facts: Facts, length: int) -> list[Chunk]:
+    """The index hears of a batch's follow events behind the batch."""
+    index, changes = fan_out._index, list[dict[int, dict[int, bool]]]()
+    with patch.object(index, "set_all_following", changes.append):
+        chunks = _plan(fan_out, events, facts, length)
+    for one in changes:
+        index.set_all_following(one)
+    return chunks
+
+
+_plan = FanOut.plan
+_planned_to_follower = streams.fan_out._to_follower
+
+
+def _merged_alone(event: Activity, facts: Facts, length: int) -> Iterator[Chunk]:
+    """Who follows again is not unmerged first."""
+    for chunk in _planned_to_follower(event, facts, length):
+        if chunk.kind is not DeliveryKind.UNMERGE or not facts.following.get((event.author_id, event.other_id)):
+            yield chunk
+
+
+_right_now = streams.verify._only
+
+
+def _with_ids_of_then(record: Delivery, *given: Any) -> Delivery:
+    return replace(_right_now(record, *given), ids=record.ids)
 
 
 def _remove_first(relay: Relay, producer: Any) -> int:
@@ -163,6 +178,16 @@ MUTANTS = (
         "follows",
         patches=[(Deliverer, "_resolved", _newest_of_author)],
     ),
+    Mutant(
+        "merge that leaves the token",
+        "a follow during a rebuild",
+        [("  if is_token(head) then\n    redis.call('LSET', key, 0, TOKEN_OF_NOBODY)\n", "  if is_token(head) then\n")],
+    ),
+    Mutant(
+        "who follows again keeps what was deleted meanwhile",
+        "followers loaded between an unfollow and a follow",
+        patches=[(streams.fan_out, "_to_follower", _merged_alone)],
+    ),
     Mutant("merge that ignores its bound", "follows", [("local floor = higher(head, bound)", "local floor = head")]),
     Mutant("timelines that are short stay so", "rebuilds", patches=[(Deliverer, "_refill", _nothing)]),
     Mutant(
@@ -188,8 +213,21 @@ MUTANTS = (
         patches=[(FanOutWork, "_fan_out", _kept_index), (FanOutWork, "_start_anew", _nothing)],
     ),
     Mutant("index not changed by follow events", "follows", patches=[(FollowerIndex, "set_all_following", _nothing)]),
+    Mutant("index changed behind a batch and not before it", "anything", patches=[(FanOut, "plan", _plan_then_change)]),
     Mutant("fan-out without a claim", "workers", patches=[(FanOutWork, "_claim", _nothing)]),
     Mutant("fan-out does not wait for the last owner", "workers", patches=[(FanOutWork, "_settle", _nothing)]),
     Mutant("relay removes before it sends", "workers", patches=[(Relay, "step", _remove_first)]),
     Mutant("retweets of a deleted tweet stay", "anything", patches=[(streams.fan_out, "_delete_retweets", _nothing)]),
+    Mutant("verify ignored", "replays", patches=[(streams.deliver, "verified", lambda _, placed, __: list(placed))]),
+    Mutant(
+        "an unmerge that comes again takes what is live",
+        "replays",
+        patches=[(streams.deliver, "read_kept", lambda *_: set())],
+    ),
+    Mutant(
+        "a merge that comes again brings what it brought then",
+        "replays",
+        patches=[(streams.verify, "_only", _with_ids_of_then)],
+    ),
+    *COPY_MUTANTS,
 )

@@ -3,12 +3,13 @@
 It knows the database in memory and the lists as they lie in the nodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from consumers.read_timeline import Page
-from infra.redis_keys import CELEBRITIES, HOME, USER, id_of
+from infra.redis_keys import BODY, CELEBRITIES, HOME, USER, id_of
+from infra.tweet_bodies import TOMBSTONE, Body
 from tests.simulator.database import Database
 
 TOKEN = b"-"
@@ -28,7 +29,6 @@ class Oracle:
     length: int
     slack: int
     acknowledged: set[int] = field(default_factory=set)  # tweets whose delete has returned
-    applied: int = 0  # events that had their effect everywhere at the last look
     _sent: dict[str, int] = field(default_factory=dict)  # author → outbox id of the newest event in the log
 
     # At every moment
@@ -60,10 +60,16 @@ class Oracle:
         ids = [tweet.id for tweet in page.tweets]
         if sorted(set(ids), reverse=True) != ids:
             raise Wrong(f"{who} got a page with a double or in a wrong order: {ids}")
+        self.check_tweets(page.tweets, acknowledged_before, who)
         for tweet in page.tweets:
-            for one in (tweet.id, tweet.retweet_of):
-                if one in acknowledged_before:
-                    raise Wrong(f"{who} got tweet {one}, whose delete was acknowledged before")
+            if tweet.retweet_of in acknowledged_before:
+                raise Wrong(f"{who} got a retweet of {tweet.retweet_of}, whose delete was acknowledged before")
+
+    def check_tweets(self, tweets: Iterable[Body], acknowledged_before: AbstractSet[int], who: str) -> None:
+        """Nothing that was deleted when the reader began (G7)."""
+        for tweet in tweets:
+            if tweet.id in acknowledged_before:
+                raise Wrong(f"{who} got tweet {tweet.id}, whose delete was acknowledged before")
 
     def check_no_hole(self, page: Page, applied_before: int, user: int, max_id: int | None) -> None:
         """Of what was applied when the reader began, and stayed, his page has everything down to its end."""
@@ -82,6 +88,8 @@ class Oracle:
 
     def check_present(self, where: str, key: bytes, value: object) -> None:
         """A present timeline or set of celebrities is exact (G3)."""
+        if key.startswith(BODY) and value != TOMBSTONE and id_of(key) in self.acknowledged:
+            raise Wrong(f"{where} holds the body of {id_of(key)}, whose delete was acknowledged")
         if key.startswith(CELEBRITIES) and isinstance(value, set) and b"0" in value:
             self._check_celebrities(where, key, value)
         if key[:2] not in (HOME, USER) or not isinstance(value, list) or value[0].startswith(TOKEN):

@@ -1,9 +1,10 @@
 """Processes of the simulation: workers with the product's two agents, and relays. Each can freeze and die.
 
 What stands between a log and an agent's work is modelled on streams/batches.py and rounds.py: what waits is taken in
-batches, a partition is in one of them at a time, and a batch is acknowledged after its effect.
+batches, a partition is in one of them at a time, and a batch is acknowledged after its effect, when it has settled.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,13 +14,13 @@ from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 
+from infra.dead_letters import DeadLetters
 from infra.errors import DatabaseUnavailable, DependencyError, Superseded
 from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
 from producers.relay import Relay, Row
 from producers.status_keeper import StatusKeeper
 from streams.app import DeliverWork, FanOutWork, Parts
-from streams.dead_letters import DeadLetters
 from tests.simulator.broker import Broker, Place, Producer, Record
 from tests.simulator.database import Database
 from tests.simulator.scheduler import Actor, Process, Scheduler
@@ -78,6 +79,7 @@ class Worker:
         self.generation = 0
         self.positions: dict[Place, int] = {}
         self.busy: set[Place] = set()
+        self._settling: dict[Place, deque[tuple[float, Record]]] = {}  # and when each may be acknowledged
         self.revoking = False
         self._ground = ground
         self._scheduler = ground.scheduler
@@ -91,15 +93,15 @@ class Worker:
             rng=Random(self._rng.random()),
         )
         self._fan_out = FanOutWork(parts, lambda: name)
-        self._deliver = DeliverWork(parts)
+        self._deliver = DeliverWork(parts, lambda: name)
         self._spawn("fan_out", ACTIVITY, self._fan_out)
         for _ in range(DELIVER_ROUNDS):
             self._spawn("deliver", DELIVERIES, self._deliver)
 
     @property
     def idle(self) -> bool:
-        """Whether no batch is at work."""
-        return not self.busy
+        """Whether no batch is at work, and all that is done was acknowledged."""
+        return not self.busy and not any(self._settling.values())
 
     def assign(self, generation: int, places: frozenset[Place]) -> None:
         """Partitions of a new generation; what was held for the old one is dropped."""
@@ -122,11 +124,34 @@ class Worker:
             chosen = self._rng.sample(waiting, self._rng.randint(1, len(waiting)))
             batches = [self._take(place) for place in chosen]
             self._handle(work, batches)
-            for place, batch in zip(chosen, batches, strict=True):
+            waits_s = [work.unsettled_s(place[1]) if work is self._deliver else 0.0 for place in chosen]
+            for place, batch, after_s in zip(chosen, batches, waits_s, strict=True):
                 self._scheduler.pause()
-                self._ground.broker.commit(self.name, batch[-1].generation_id, place, batch[-1].offset + 1)
+                self._acknowledge(place, batch[-1], after_s)
                 self.busy.discard(place)
             self._ground.broker.wake_all()
+
+    def _acknowledge(self, place: Place, last: Record, after_s: float) -> None:
+        """In order: at once, or when all that is before it has settled."""
+        settling = self._settling.setdefault(place, deque())
+        if after_s <= 0 and not settling:
+            self._commit(place, last)
+            return
+        settling.append((self._scheduler.monotonic() + after_s, last))
+        if len(settling) == 1:
+            self._scheduler.spawn(self.process, f"{self.name} settles", lambda: self._settle(place, settling))
+
+    def _settle(self, place: Place, settling: deque[tuple[float, Record]]) -> None:
+        while settling:
+            due_s, last = settling[0]
+            if (left_s := due_s - self._scheduler.monotonic()) > 0:
+                self._scheduler.sleep(left_s)
+            self._commit(place, last)
+            settling.popleft()
+        self._ground.broker.wake_all()
+
+    def _commit(self, place: Place, last: Record) -> None:
+        self._ground.broker.commit(self.name, last.generation_id, place, last.offset + 1)
 
     def _is_old(self) -> bool:
         return self.generation != self._ground.broker.generation

@@ -3,12 +3,16 @@
 tests/contracts/test_simulated_redis.py asks both the same. Time is the simulation's.
 """
 
+from ast import literal_eval
 from collections.abc import Callable, Sequence
 from typing import Any
+from zlib import crc32
 
 from tests.simulator.lua_library import ErrorReply, Library, as_bytes
 
 WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+DUMPED = b"dumped "
+SCAN_PARTS = 3  # answers of one look at all keys
 
 Argument = bytes | str | int | float
 Value = list[bytes] | set[bytes] | dict[bytes, bytes] | bytes
@@ -101,6 +105,15 @@ class RedisServer:
     def _do_del(self, *keys: bytes) -> int:
         return sum(self._remove(key) for key in keys if self._value(key) is not None)
 
+    def _do_unlink(self, *keys: bytes) -> int:
+        return self._do_del(*keys)
+
+    def _do_scan(self, cursor: bytes, *_: bytes) -> list[Any]:
+        """A part of the keys by their hash, so that what is there all the time is in one of the answers."""
+        part = int(cursor)
+        found = [key for key in self.all_keys() if crc32(key) % SCAN_PARTS == part]
+        return [b"%d" % ((part + 1) % SCAN_PARTS), found]
+
     def _do_exists(self, *keys: bytes) -> int:
         return sum(self._value(key) is not None for key in keys)
 
@@ -119,6 +132,27 @@ class RedisServer:
         if key not in self._expires_ms:
             return -1
         return (self._expires_ms[key] - self._clock_ms() + 500) // 1000
+
+    def _do_pttl(self, key: bytes) -> int:
+        if self._value(key) is None or key not in self._expires_ms:
+            return -2 if self._value(key) is None else -1
+        return self._expires_ms[key] - self._clock_ms()
+
+    def _do_dump(self, key: bytes) -> bytes | None:
+        """Another form than a real server's, which nobody looks into."""
+        value = self._value(key)
+        return None if value is None else DUMPED + repr(value).encode()
+
+    def _do_restore(self, key: bytes, left_ms: bytes, payload: bytes, *options: bytes) -> bytes:
+        if self._value(key) is not None and b"REPLACE" not in options:
+            raise ErrorReply("BUSYKEY Target key name already exists.")
+        if not payload.startswith(DUMPED):
+            raise ErrorReply("ERR DUMP payload version or checksum are wrong")
+        self._remove(key)
+        self._put(key, literal_eval(payload.removeprefix(DUMPED).decode()))
+        if int(left_ms):
+            self._expires_ms[key] = self._clock_ms() + int(left_ms)
+        return b"OK"
 
     def _do_flushall(self, *_: bytes) -> bytes:
         self._values.clear()

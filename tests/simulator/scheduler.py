@@ -33,6 +33,12 @@ class Process:
     stall_steps: int = 0
     goes_on_at: int = 0
     actors: list["Actor"] = field(default_factory=list)
+    belongs_to: "Process | None" = None  # a call of a user can freeze and die alone, and with the process that it is in
+
+    @property
+    def root(self) -> "Process":
+        """The process that it is in, or itself."""
+        return self.belongs_to or self
 
 
 @dataclass(eq=False, slots=True)
@@ -113,7 +119,7 @@ class Scheduler:
         return True
 
     def _may_go_on(self, process: Process) -> bool:
-        if process.frozen or self.steps < process.goes_on_at:
+        if process.frozen or process.root.frozen or self.steps < process.goes_on_at:
             return False
         if process.pace < 1.0 and self.rng.random() > process.pace:
             return False

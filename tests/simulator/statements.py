@@ -12,14 +12,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from consumers import page_queries
+from infra import celebrities, outbox, rebuild, tweet_bodies
 from infra import database as product
-from infra import outbox, rebuild, tweet_bodies
 from infra.errors import DatabaseUnavailable
 from infra.events import decode_activity
 from infra.status import Standing, Status
 from infra.timelines import Kind
 from producers import relay, status_keeper
-from streams import deliver, fan_out
+from streams import deliver, fan_out, verify
 from tests.simulator.database import NO_TIME, Database
 
 Parameters = Mapping[str, Any]
@@ -42,6 +42,7 @@ class Posted(NamedTuple):
 
     id: int
     author_id: int
+    live: bool
 
 
 class Candidate(NamedTuple):
@@ -112,7 +113,27 @@ def _remove(database: Database, given: Parameters) -> Rows:
 
 def _of_authors(database: Database, given: Parameters) -> Rows:
     wanted = set(given["ids"])
-    return [Posted(one, author) for author in set(given["authors"]) for one in database.all_of(author) if one in wanted]
+    return [
+        Posted(one, author, database.is_live(one))
+        for author in set(given["authors"])
+        for one in database.all_of(author)
+        if one in wanted
+    ]
+
+
+def _live(database: Database, given: Parameters) -> Rows:
+    return [(one, database.tweets[one].author) for one in given["tweets"] if database.is_live(one)]
+
+
+def _standings(database: Database, given: Parameters) -> Rows:
+    found = ((one, database.users[one].standing) for one in given["authors"] if one in database.users)
+    return [(one, standing.status, standing.before) for one, standing in found if standing.is_pulled]
+
+
+def _not_following(database: Database, given: Parameters) -> Rows:
+    authors, followers = (map(int, given[name].strip("{}").split(",")) for name in ("authors", "followers"))
+    pairs = enumerate(zip(authors, followers, strict=True), start=1)
+    return [(place,) for place, (author, follower) in pairs if (follower, author) not in database.follows]
 
 
 def _home_entries(database: Database, reader: int) -> list[int]:
@@ -195,6 +216,9 @@ MEANINGS: dict[str, Meaning] = {
     fan_out._RETWEETS.text: _retweets,
     fan_out._DELETE.text: _delete_retweets,
     deliver._OF_AUTHORS.text: _of_authors,
+    verify._LIVE.text: _live,
+    verify._STANDINGS.text: _standings,
+    verify._NOT_FOLLOWING.text: _not_following,
     rebuild._HOME_SNAPSHOT.text: _home_snapshot,
     rebuild._USER_SNAPSHOT.text: _user_snapshot,
     rebuild._ACTIVATE.text: _nothing,
@@ -209,7 +233,7 @@ MEANINGS: dict[str, Meaning] = {
     product._LIMITS.text: _nothing,
     product._LOCK.text: _nothing,
     IMPORT_LOCK_SHARED: _nothing,
-    page_queries._CELEBRITIES.text: _celebrities,
+    celebrities._CELEBRITIES.text: _celebrities,
     page_queries._USER.text: _user,
     **{page_queries._BELOW[kind].text: _page(kind, newest_first=True) for kind in Kind},
     **{page_queries._FROM[kind].text: _page(kind, newest_first=False) for kind in Kind},

@@ -41,7 +41,7 @@ class Place(StrEnum):
 
 
 class TellingHealth(Health):
-    """Says each state that the relay enters."""
+    """Says each state that the role enters."""
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__()
@@ -96,12 +96,12 @@ def then(messages: Iterable[Message], held: Callable[[], None]) -> Iterator[Mess
     held()
 
 
-class HoldingRelay:
-    """The test's side of one such process."""
+class HoldingProcess:
+    """The test's side of one such process: `run` is given its end of the pipe last."""
 
-    def __init__(self, settings: Settings, place: Place | None, passes: int) -> None:
+    def __init__(self, run: Callable[..., None], *given: object) -> None:
         self._pipe, theirs = FORKED.Pipe()
-        self._process = FORKED.Process(target=run, args=(settings, place, passes, theirs), daemon=True)
+        self._process = FORKED.Process(target=run, args=(*given, theirs), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -136,9 +136,9 @@ class HoldingRelay:
 
 
 @contextmanager
-def holding_relay(settings: Settings, place: Place | None = None, passes: int = 0) -> Iterator[HoldingRelay]:
+def holding_relay(settings: Settings, place: Place | None = None, passes: int = 0) -> Iterator[HoldingProcess]:
     """A relay that is held at its `place`, if it has one; it is killed at the end."""
-    relay = HoldingRelay(settings, place, passes)
+    relay = HoldingProcess(run, settings, place, passes)
     try:
         yield relay
     finally:

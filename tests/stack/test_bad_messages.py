@@ -19,7 +19,10 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from consumers.applied import wait_until_applied
 from consumers.audit import audit
 from consumers.read_timeline import TimelineReader
+from consumers.tweet_stream import COMMIT_EVERY_S
+from infra import dead_letters
 from infra.composition import Stores, stores
+from infra.dead_letters import CUT_VALUE_BYTES, STAGE
 from infra.events import (
     DELIVERY_VERSION,
     VERSION,
@@ -31,23 +34,23 @@ from infra.events import (
     encode_deliveries,
     one_chunk,
 )
-from infra.kafka import committed_offsets, producer_config
-from infra.readiness import EXIT_NOT_AGAIN
+from infra.kafka import producer_config
+from infra.kafka_logs import committed_offsets
+from infra.readiness import EXIT_NOT_AGAIN, EXIT_UNFINISHED
 from infra.settings import Settings
 from infra.stack.supervisor import Stack
 from infra.topics import ACTIVITY, DELIVERIES, LOGS_OF_WORKERS, Topic
 from producers.importer import import_follows
 from producers.publish import NewTweet, Publisher
-from streams import dead_letters
-from streams.dead_letters import CUT_VALUE_BYTES, STAGE
-from streams.ending import EXIT_UNFINISHED
 from streams.read_dead_letters import Buried, read_letters, reader
+from tests.own_log import own_log, posts
 from tests.services import fresh_folder
 from tests.stack.failing_worker import FAILING_AUTHOR, HELD_AUTHOR
 
 USERS, AUTHORS = 200, 10
 APPLIED_S = 90.0
 STOPPED_S = 10.0
+MEMBER_STOPPED_S = 5.0
 LARGEST_BYTES = 20_000_000  # what the logs are made to take
 EVENT = encode_activity(Activity(ActivityType.POSTED, 1, 2, 3)).encode()
 DELIVERY = encode_deliveries([one_chunk(DeliveryKind.DELIVER, 5, 6, [1])])
@@ -297,3 +300,27 @@ def test_burying_waits_for_a_broker_that_is_away_and_acknowledges_nothing(bad: B
         bad.check()
     buried = [decode_activity(letter.value) for letter in bad.letters().values() if letter.header(STAGE) == "TASK_PUT"]
     assert [event.author_id for event in buried].count(HELD_AUTHOR) == 1
+
+
+def test_a_member_of_another_team_s_group_stops_soon_without_the_broker(bad: Bad, tmp_path: Path) -> None:
+    log = own_log(bad.settings.kafka_bootstrap)
+    log.write([one for author in range(1, 21) for one in posts(author, range(1, 51))])
+    handled = tmp_path / "handled"
+    handled.touch()
+    words = ["-m", "tests.stack.stream_member", log.bootstrap, log.topic, "away", str(handled)]
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL) as member:
+        wait_for(lambda: handled.read_text() != "", "an event")
+        bad.stack.kill("kafka", signal.SIGSTOP)
+        try:
+            wait_for(lambda: _stands_still(handled), "the member to do what it has")
+            code, took_s = stop(member)
+        finally:
+            bad.stack.kill("kafka", signal.SIGCONT)
+    assert code == 0
+    assert took_s < MEMBER_STOPPED_S
+
+
+def _stands_still(file: Path) -> bool:
+    before = file.read_text()
+    time.sleep(COMMIT_EVERY_S)  # so a commit is under way by now
+    return file.read_text() == before

@@ -53,6 +53,22 @@ def test_deliveries_prints_one_object_with_limits_of_the_same_run_and_a_clean_au
     assert processes_of(tmp_path) == []
 
 
+def test_repair_fills_an_emptied_cluster_from_another_one_and_from_the_database(tmp_path: Path) -> None:
+    done = run(tmp_path, "repair", *SMALL, "--json")
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["users_copied"], found["database_users_copied"]) == (300, 0)
+    assert found["restored_entries"] == found["database_restored_entries"] >= 300 * 64
+    for prefix in ("", "database_"):
+        for key in ("entries_per_s", "timelines_per_s", "took_s"):
+            assert found[f"{prefix}{key}"] > 0, key
+        differences = found[f"{prefix}audit"]
+        assert differences["timelines"] == 3 * 300
+        assert {differences[name] for name in ("missing", "duplicate", "unexpected", "misordered", "absent")} == {0}
+    assert not (tmp_path / "bench").exists()
+
+
 def test_latency_prints_percentiles_when_idle_and_at_half_of_the_maximum(tmp_path: Path) -> None:
     done = run(tmp_path, "latency", *SMALL, "--seconds", "3", "--json")
 
@@ -101,6 +117,18 @@ def test_read_prints_rates_beside_their_limits_latencies_and_a_clean_audit(tmp_p
     assert {found["audit"][name] for name in ("missing", "duplicate", "unexpected", "misordered", "absent")} == {0}
     assert not (tmp_path / "bench").exists()
     assert processes_of(tmp_path) == []
+
+
+def test_replay_prints_a_rate_with_a_clean_audit_and_what_was_missing_is_back(tmp_path: Path) -> None:
+    done = run(tmp_path, "replay", *SMALL, "--tweets", "50", "--json")
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["entries_per_s"] > 0
+    assert found["entries"] > found["events"] == 50
+    assert found["damaged"] > 0
+    assert {found["audit"][name] for name in ("missing", "duplicate", "unexpected", "misordered", "absent")} == {0}
+    assert not (tmp_path / "bench").exists()
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:

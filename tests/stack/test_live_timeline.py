@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from consumers.applied import wait_until_applied
 from consumers.live_position import parse_position
-from consumers.live_streams import STREAMS_PER_USER_MAX
+from consumers.open_streams import STREAMS_PER_USER_MAX
 from infra.composition import Stores, stores
 from infra.live_settings import set_live_settings
 from infra.settings import Settings

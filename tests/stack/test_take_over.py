@@ -1,12 +1,9 @@
 """A standby takes over from a killed or frozen relay within seconds, and the old one sends nothing once it thaws."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,17 +12,15 @@ import sqlalchemy as sa
 from infra import outbox
 from infra.advisory_lock import IDLE_SESSION_TIMEOUT_MS
 from infra.health import State
-from infra.settings import PREFIX, Settings
+from infra.settings import Settings
 from producers.publish import NewTweet, Publisher
 from producers.relay import RETRY_S
 from tests.activity_log import other_ids, reading_from_now
 from tests.stack.holding_relay import HELD, Place, holding_relay
+from tests.stack.role_process import Process, role_process
 from tests.waiting import wait_until
 
 MakeUsers = Callable[[int], list[int]]
-Process = subprocess.Popen[bytes]
-
-READY_WITHIN_S = 60.0  # imports on a busy machine
 KILLED_TAKEN_OVER_WITHIN_S = 5.0
 # The session of a frozen relay ends, a standby looks again; then it opens its producer and sends.
 FROZEN_TAKEN_OVER_WITHIN_S = IDLE_SESSION_TIMEOUT_MS / 1000 + RETRY_S + 1.5
@@ -53,22 +48,10 @@ def test_a_relay_that_froze_over_its_take_over_sends_nothing_once_it_thaws(
             assert other_ids(read()) == [*twice, *sent]
 
 
-@contextmanager
-def fanfold_relay(settings: Settings, folder: Path, name: str) -> Iterator[Process]:
-    """`fanfold relay` on these servers, once it serves or stands by; killed at the end."""
-    ready = folder / f"{name}.ready"
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)} | {
-        "FANFOLD_DATABASE_URL": settings.database_url,
-        "FANFOLD_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "FANFOLD_READY_FILE": str(ready),
-    }
-    command = [sys.executable, "-m", "infra", "--data-dir", str(folder), "relay"]
-    with (folder / f"{name}.log").open("wb") as out, Process(command, env=environ, stdout=out, stderr=out) as process:
-        try:
-            wait_until(ready.exists, f"{name} to be ready", READY_WITHIN_S)
-            yield process
-        finally:
-            process.kill()
+def fanfold_relay(settings: Settings, folder: Path, name: str) -> AbstractContextManager[Process]:
+    """`fanfold relay` on these servers."""
+    where = {"database_url": settings.database_url, "kafka_bootstrap": settings.kafka_bootstrap}
+    return role_process("relay", where, folder, name)
 
 
 @pytest.mark.parametrize(
