@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 JARS := $(VENV)/.jars-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status test simulate check format docs bench lock clean
+.PHONY: help setup demo up down status test drills simulate check format docs bench lock clean
 
 help: ## Show these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +25,11 @@ down: setup ## Stop a stack that runs, or clean up after one that was killed
 status: setup ## Show each part of the running stack, and the lag of both agents
 	$(RUN)/fanfold status
 
-test: setup ## Run all tests on real servers
-	$(RUN)/pytest
+test: setup ## Run all tests on real servers, in two processes
+	$(RUN)/pytest -n 2 --dist loadscope
+
+drills: setup ## Run the drills under much load, one after the other: nothing else should run
+	$(RUN)/pytest -m heavy -s tests/drills
 
 simulate: setup ## Run the simulator longer: SEED=7 STEPS=5000000, or one episode again: EPISODE=7/123
 	$(RUN)/python -m tests.simulator $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPISODE),--episode $(EPISODE))
