@@ -35,7 +35,7 @@ RUN_TARGETS_MAX = 262_144  # entries of one run: the more, the more of them shar
 RUN_CHUNKS_MAX = 32_768  # their places in a call have two bytes
 CALL_TARGETS_MAX = 65_536  # entries of one call to all nodes, when most are the newest of their lists
 CALL_TARGETS_MIN = 4_096  # at first, and when many belong deep into their lists
-SENT_AGAIN_TARGETS = 32  # in such entries, one that a replay brings: its place may be anywhere in its list
+SENT_AGAIN_TARGETS = 32  # in such entries, the look at a list that a replay brings some: it reads the list as a whole
 # What reads and writes a list as a whole costs a node as much as so many entries that are the newest of theirs.
 WHOLE_LIST_TARGETS = 100
 UNMERGE_LISTS_MAX = 512  # of one run: 440,000 entries of each cluster at most, which come here to be looked at
@@ -124,11 +124,12 @@ def _cost(record: Delivery) -> int:
     return len(record.targets) * (WHOLE_LIST_TARGETS if record.kind in WHOLE_LIST_KINDS else 1)
 
 
-def _call_cost(placed: Sequence[Placed]) -> int:
-    """Of applying all of it, in the same."""
+def _call_cost(placed: Sequence[Placed], lists: int | None = None) -> int:
+    """Of applying all of it, in the same; `lists`: in so many, where that is known already."""
     records = [one.record for one in placed]
     deep = sum(len(one.targets) for one in records if one.verify and one.kind not in WHOLE_LIST_KINDS)
-    return sum(map(_cost, records)) + deep * (SENT_AGAIN_TARGETS - 1)
+    looks = deep if lists is None else min(deep, lists)
+    return sum(map(_cost, records)) + looks * (SENT_AGAIN_TARGETS - 1)
 
 
 def _placed(messages: Sequence[Received]) -> list[Placed]:
@@ -259,7 +260,8 @@ class Deliverer:
         return found
 
     def _apply_run(self, placed: Sequence[Placed], last_offset: int) -> None:
-        segments, cost = segments_of(placed), _call_cost(placed)
+        segments = segments_of(placed)
+        cost = _call_cost(placed, sum(len(segment.owners) for segment in segments))
         self._conclude(placed, self._again(partial(self._apply_parts, segments, cost, last_offset)))
 
     def _parts(self, cost: int) -> int:

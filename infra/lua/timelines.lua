@@ -23,6 +23,7 @@ local TOKEN_TTL_S = 60       -- a rebuild that died leaves its half-built list f
 local TOKEN_ENTRIES_MAX = 2  -- times the length; a list under a token that grows beyond is dropped: absent is safe
 local REFILL_BELOW = 0.5     -- of the length; with fewer entries above a floor the timeline is short
 local LOOK_FIRST = 16         -- entries of the first look for the place of an old id; the second one has up to twice what it needs
+local STORED_FORMS_MAX = 16384  -- some 3 MB
 local EIGHT_BYTES = 0xF4      -- the first byte of an entry that is a number of so many, in a list's memory
 local PUSH_MAX = 4000        -- arguments of one command; Lua's stack holds about 8,000
 local MINUS, HOME = 45, 104  -- letters
@@ -117,7 +118,7 @@ end
 
 -- Lists -----------------------------------------------------------------------------------------------------------
 
-local stored_forms = {}  -- of the call's ids
+local stored_forms, stored_forms_kept = {}, 0  -- of ids: those of a replay come in many calls
 
 -- Cuts to the length. The newest id that is cut stays as the first element: it is the floor.
 local function trim(key, size, length)
@@ -163,17 +164,20 @@ local function stored_form(id)
     bytes[at], high, low = low % 256, math.floor(high / 256), math.floor(low / 256)
   end
   bytes[9] = 9
-  stored_forms[id] = string.char(unpack(bytes))
+  if stored_forms_kept == STORED_FORMS_MAX then stored_forms, stored_forms_kept = {}, 0 end
+  stored_forms[id], stored_forms_kept = string.char(unpack(bytes)), stored_forms_kept + 1
   return stored_forms[id]
 end
 
--- Whether all of these are there, at a seventh of what it costs to read the list: they are looked for in its dump. Where
--- that has another form or is compressed they are not found, and the list is read.
+-- Whether all of these ascending ids are there, at a seventh of what it costs to read the list: they are looked for in
+-- its dump, each behind the one before. Where that has another form or is compressed they are not found, and the list is
+-- read.
 local function holds_all(key, ids)
-  local dump = redis.call('DUMP', key)
+  local dump, behind = redis.call('DUMP', key), 1
   for _, id in ipairs(ids) do
-    local at = string.find(dump, stored_form(id), 1, true)
+    local at, last = string.find(dump, stored_form(id), behind, true)
     if not at or string.byte(dump, at - 1) ~= EIGHT_BYTES then return false end
+    behind = last + 1
   end
   return true
 end
@@ -399,7 +403,6 @@ end
 -- Returns how many entries of D records are in home timelines now that were not applied before, how many of them met
 -- an absent list, how many entries were not the newest of their list, then the keys of lists that are short.
 local function apply(_, args)
-  stored_forms = {}
   local partition, fence, generation, call = args[1], args[2], tonumber(args[3]), tonumber(args[4])
   local last, earlier, length = tonumber(args[5]), tonumber(args[6]), tonumber(args[7])
   local applied, refused = take_call(partition, fence, generation, call)

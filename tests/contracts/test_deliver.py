@@ -4,7 +4,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from infra.timeline_windows import Span, look_home
 from infra.timelines import Kind
 from infra.zookeeper import COPIES_PATH
 from producers.publish import NewTweet, Publisher, need_all
-from streams.deliver import CALL_TARGETS_MIN, Deliverer, Received, apply_together
+from streams.deliver import CALL_TARGETS_MIN, SENT_AGAIN_TARGETS, Deliverer, Received, apply_together
 from streams.patience import FAILURES_TO_MARK
 from tests.waiting import wait_until
 
@@ -286,6 +286,21 @@ def test_a_call_that_no_node_answers_is_made_in_smaller_ones_before_a_mark(
     assert stores.clusters.shard_map.copies.all_serving
     assert len(overtaxed.called) == 1 + len(NOBODYS) // CALL_TARGETS_MIN + 1
     assert listed(stores, user) == in_every_copy([0, FIRST])
+
+
+def test_calls_that_are_sent_again_are_cut_by_the_lists_they_look_at(
+    stores: Stores, deliverer: Deliverer, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams.deliver, "verified", lambda _engine, placed, _length: placed)
+    watched = Overtaxed(stores, frozenset())
+    watched.begin(monkeypatch)
+    lists, tweets = 1_000, 20
+    chunks = [one_chunk(DeliveryKind.DELIVER, FIRST + one, 5, range(1, lists + 1), ids([])) for one in range(tweets)]
+
+    deliverer.apply([Received(number, [replace(chunk, verify=True)]) for number, chunk in enumerate(chunks)])
+
+    cost = lists * tweets + lists * (SENT_AGAIN_TARGETS - 1)
+    assert len(watched.called) == cost // CALL_TARGETS_MIN + 1
 
 
 def test_where_others_answer_a_large_call_a_node_that_does_not_is_marked(
