@@ -26,7 +26,8 @@ FanfoldError                     exit 1
     │   └── AuthorBusy           another publisher holds an author's lock for too long
     ├── KafkaUnavailable
     ├── RedisUnavailable
-    │   └── RedisAddressWrong    what answers is no Redis, or refuses the password
+    │   ├── RedisAddressWrong    what answers is no Redis, or refuses the password
+    │   └── RedisFull            a node lives and has no memory left for what is written
     ├── ZooKeeperUnavailable
     └── StackError               the embedded stack cannot start or is not running
 """
@@ -179,6 +180,10 @@ class RedisUnavailable(DependencyError):
 
 class RedisAddressWrong(RedisUnavailable):
     """Raised when what answers at a node's address speaks another language, or refuses user or password."""
+
+
+class RedisFull(RedisUnavailable):
+    """Raised when a Redis node has reached its `maxmemory` and finds nothing that it may drop."""
 
 
 class ZooKeeperUnavailable(DependencyError):

@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from infra import metrics
 from infra.breaker import PROBE_TIMEOUT_S, Breaker
-from infra.errors import FanfoldError, Fenced, RedisAddressWrong, RedisRefused, RedisUnavailable, Superseded
+from infra.errors import FanfoldError, Fenced, RedisAddressWrong, RedisFull, RedisRefused, RedisUnavailable, Superseded
 from infra.hiding import hide_secrets
 from infra.late_replies import LATE_MAX, LateReplies
 
@@ -34,8 +34,9 @@ CONNECTIONS_MAX = 64  # threads of one process that call one node at the same ti
 IDLE_MAX = 16  # connections kept beside the pool, so that as many threads find theirs
 LOOK_AFTER_S = 1.0  # of idling: a connection in constant use tells by itself that the server has closed it
 
-# What a server says that is alive and will take the same call later.
-NOT_NOW = ("LOADING", "BUSY", "OOM", "MASTERDOWN", "READONLY", "Function not found", "ERR Function not found")
+# What a server that is alive says where it will take the same call later. redis-py cuts the code off of those it knows.
+NOT_NOW = ("BUSY", "Function not found", "ERR Function not found")
+NOT_NOW_ERRORS = (redis.exceptions.MasterDownError, redis.exceptions.ReadOnlyError)
 
 Argument = bytes | str | int | float
 
@@ -270,7 +271,9 @@ class RedisNode:
             return Superseded(f"Redis node {self.name} refused an old worker: {text}")
         if text.startswith("FENCED"):
             return Fenced(f"Redis node {self.name} refused a write: {text}")
-        if text.startswith(NOT_NOW):
+        if isinstance(error, redis.exceptions.OutOfMemoryError):
+            return RedisFull(f"Redis node {self.name} has no memory left for a write, raise its maxmemory: {text}")
+        if isinstance(error, NOT_NOW_ERRORS) or text.startswith(NOT_NOW):
             return RedisUnavailable(f"Redis node {self.name} cannot take the call now: {text}")
         return RedisRefused(f"Redis node {self.name} refused a command: {text}")
 

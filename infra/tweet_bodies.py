@@ -15,7 +15,7 @@ from infra import metrics, redis_keys
 from infra.ask_copies import Question, ask_copies, spread
 from infra.coalescing import Coalescing
 from infra.database import reading
-from infra.errors import RedisUnavailable
+from infra.errors import RedisFull, RedisUnavailable
 from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument
 from infra.shard_map import CLUSTERS, COPIES_MIN, ShardMap
@@ -74,9 +74,9 @@ class TweetBodies:
         return self._fill(self._live(ids), shard_map)
 
     def bury(self, ids: Sequence[int]) -> None:
-        """Tombstones in every copy. One that cannot be written is marked down, and then nobody reads it when this
-        returns. Raises `RedisUnavailable` when it cannot be marked, or when the nodes have an epoch that this process
-        does not hear of; the others are written, and repeating is safe."""
+        """Tombstones in every copy. One that does not answer is marked down, and then nobody reads it when this
+        returns. Raises `RedisUnavailable` when it cannot be marked, when a node has no memory left, or when the nodes
+        have an epoch that this process does not hear of; the others are written, and repeating is safe."""
         for number in range(1, BURY_TRIES_MAX + 1):
             failure = self._bury(ids, mark=number > 1)  # the first time it may be a connection that died while idle
             if failure is None:
@@ -98,7 +98,8 @@ class TweetBodies:
         failure: Exception | None = None
         for name, answers in outcomes.items():
             found = next((answer for answer in answers if isinstance(answer, Exception)), None)
-            if isinstance(found, RedisUnavailable) and mark and self._clusters.mark_down(name, shard_map):
+            silent = isinstance(found, RedisUnavailable) and not isinstance(found, RedisFull)
+            if silent and mark and self._clusters.mark_down(name, shard_map):
                 left_out.add(name)
             else:
                 failure = found or failure

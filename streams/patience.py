@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from infra.errors import DependencyError, Fenced, RedisUnavailable, TokenLost
+from infra.errors import DependencyError, Fenced, RedisFull, RedisUnavailable, TokenLost
 from infra.redis_node import CALL_TIMEOUT_S
 from infra.shard_map import COPIES_MIN
 from streams.progress import PROGRESS
@@ -17,6 +17,7 @@ from streams.progress import PROGRESS
 # One may be a connection that died while it was idle. After one that hangs the second costs what its probe takes: 1.4 s
 # after it hung it is marked (infra/breaker.py).
 FAILURES_TO_MARK = 2
+FULL_TO_MARK_S = 2.0  # a node without memory is waited for: its own buffers may take what is lacking, for a moment
 # Of a call after a failure: the node is called again only if it has answered a probe. So it may work, and be slow at
 # this one call; a mark would cost its repair.
 CALL_AGAIN_TIMEOUT_S = 2 * CALL_TIMEOUT_S
@@ -37,11 +38,18 @@ class Patience:
         self._said_s = time.monotonic() - SAY_EVERY_S + 1.0
         self._reasons: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
+        self._full_since_s: dict[str, float] = {}
 
     def note(self, node: str, reason: Exception) -> None:
         """Why a node did not do it."""
         self._reasons[node] = str(reason)
-        self._failures[node] = self._failures[node] + 1 if isinstance(reason, RedisUnavailable) else 0
+        if isinstance(reason, RedisFull):
+            now_s = time.monotonic()
+            failed = now_s - self._full_since_s.setdefault(node, now_s) >= FULL_TO_MARK_S
+        else:
+            self._full_since_s.pop(node, None)
+            failed = isinstance(reason, RedisUnavailable)
+        self._failures[node] = self._failures[node] + 1 if failed else 0
 
     @property
     def call_timeout_s(self) -> float:
