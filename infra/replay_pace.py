@@ -1,10 +1,11 @@
 """How fast a replay sends: never above its rate, and never more than the agents apply in a moment.
 
 What is sent waits in the same logs as live activity, so it must be little. Two shares are on the way at most; how
-large one is follows from how long it took until it was applied: what takes longer than the target, or than twice the
-way of a slower machine, makes the next ones half as large. So live tweets wait behind less than half a second of
-replayed ones, and behind none while the agents are behind anyway: then no share comes back, and nothing is sent. Where
-nobody waits a longer target is faster: the larger a share is, the more of its entries share a look at their list.
+large one is follows from how long it took until it was applied: what takes longer than the target, or than half as
+long again as the way of a slower machine, makes the next ones half as large. So live tweets wait behind less than half
+a second of replayed ones, and behind none while the agents are behind anyway: then no share comes back, and nothing is
+sent. Where nobody waits a longer target is faster: the larger a share is, the more of its entries share a look at their
+list.
 """
 
 from collections import deque
@@ -16,13 +17,13 @@ from infra import metrics
 
 # From the sending of a share until it is applied. Workers commit five times a second, so a fifth of a second of it may
 # be waiting to hear of that; the rest is work of the agents.
-TARGET_S = 0.4  # unless a replay says otherwise
+TARGET_S = 0.25  # unless a replay says otherwise
 TARGETS_S = (0.1, 60.0)
 GROWTH = ((0.1, 4.0), (0.75, 1.5))  # below so much of the target: times so much
 # How long the way takes anyway is the least that one of the last shares took. Were it not asked, a busy machine on
 # which a single event takes longer than the target would crawl. Shares wait for each other, so with time the least of
 # them would rise: what may follow from it is bounded.
-SHARES_REMEMBERED, TIMES_THE_WAY, TARGET_MAX_S = 300, 2.0, 1.0
+SHARES_REMEMBERED, TIMES_THE_WAY, TARGET_MAX_S = 300, 1.5, 1.0
 ON_THE_WAY_MAX = 2  # shares: the agents work on one while the next one is read and sent
 SHARE_FIRST = 64  # events
 SHARE_MIN = 16  # events: with fewer the two transactions are most of the work

@@ -1,5 +1,6 @@
-"""Drill: under load the log is sent again from its beginning, three times, cut off in between, and all tweets from the
-database, by a runner that is killed twice. Nothing that is right changes, and nothing that is gone comes back.
+"""Drills: under load the log is sent again from its beginning, three times, cut off in between, and all tweets from the
+database, by a runner that is killed twice. Nothing that is right changes, and nothing that is gone comes back. And a
+million entries from the database, some of which the timelines lack, are brought by runners that are killed.
 """
 
 import os
@@ -15,21 +16,34 @@ from random import Random
 import numpy as np
 import pytest
 
+from consumers.applied import wait_until_applied
+from consumers.audit import audit
+from consumers.delivered import delivered
 from consumers.read_timeline import TimelineReader
+from infra import redis_keys
 from infra.composition import Stores
 from infra.paging import Cursor
 from infra.replay_jobs import Jobs, State
+from infra.shard_map import CLUSTERS
 from infra.stack.supervisor import Stack
+from infra.timelines import Kind
 from producers.publish import NewTweet, Publisher, need_all
 from tests.drills.drill import Callers, Diary, check, prepared_stack, telling
+from tests.drills.heavy_load import Size, heavy_stack
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.heavy
 
-QUIET_S = 8.0
+SETTLES_S = 5.0
+QUIET_S = 20.0
+P99_TIMES_MAX = 6.0  # on a machine whose quiet p99 varies by a half; the aim is 3
 REPLAYS = 3
-DONE_WITHIN_S = 60.0
+DONE_WITHIN_S = 180.0
 TWEETS = 6_000  # with 23 followers each on average 140,000 entries
+MILLION = Size(users=5_000, authors=100, followers=600)
+MILLION_TWEETS = 1_700
+FROM_DATABASE = ("--source", "database", "--execute")
+SLOWLY = ("--rate", "150")  # events a second: so a runner can be killed on the way
 PROBE_EVERY_S = 0.1
 VISIBLE_WITHIN_S = 10.0
 
@@ -82,17 +96,31 @@ def p99(took_ms: Sequence[float]) -> float:
     return float(np.percentile(took_ms, 99)) if took_ms else float("nan")
 
 
-def kill_on_the_way(stack: Stack, jobs: Jobs, words: Sequence[str], share: float, diary: Diary) -> int:
-    """Starts a replay and kills its runner once it has looked at this share of it. The job's number."""
+def kill_on_the_way(stack: Stack, jobs: Jobs, words: Sequence[str], sent: float, diary: Diary) -> int:
+    """Starts a replay and kills its runner once so many events were sent. The job's number."""
     before = {job.id for job in jobs.all()}
     runner = replaying(stack, *words)
-    wait_until(lambda: len(jobs.all()) > len(before), "the replay", 30.0)
-    [number] = {job.id for job in jobs.all()} - before
-    wait_until(lambda: jobs.get(number).counts.looked >= share * jobs.get(number).total, "its place", DONE_WITHIN_S)
-    runner.send_signal(signal.SIGKILL)
-    runner.communicate()
-    diary.note(f"the runner of replay {number} gets SIGKILL, {jobs.get(number).counts.looked} looked at")
+    try:
+        wait_until(lambda: len(jobs.all()) > len(before), "the replay", 30.0)
+        [number] = {job.id for job in jobs.all()} - before
+        wait_sent(jobs, number, sent)
+    finally:
+        runner.kill()
+        runner.communicate()
+    diary.note(f"the runner of replay {number} gets SIGKILL, {jobs.get(number).counts.sent} sent")
     return number
+
+
+def kill_keeper(stack: Stack, jobs: Jobs, number: int, sent: float, diary: Diary) -> None:
+    """Kills the coordinator, which has taken a replay over, once so many events were sent."""
+    wait_sent(jobs, number, sent)
+    stack.kill("coordinator", signal.SIGKILL)
+    diary.note(f"and the coordinator, which had taken it over, {jobs.get(number).counts.sent} sent")
+
+
+def wait_sent(jobs: Jobs, number: int, at_least: float) -> None:
+    wait_until(lambda: jobs.get(number).counts.sent >= at_least, f"the place in replay {number}", DONE_WITHIN_S)
+    assert jobs.get(number).state is State.RUNNING
 
 
 def wait_done(jobs: Jobs, number: int, diary: Diary) -> None:
@@ -108,23 +136,61 @@ def test_the_log_three_times_and_the_database_once_cut_off_under_load_change_not
         authors = [int(one) for one in np.random.default_rng(1).choice(graph.authors, TWEETS)]
         for start in range(0, TWEETS, 500):
             need_all(publisher.post_many([NewTweet(one, "before") for one in authors[start : start + 500]]))
+        wait_until_applied(opened.engine, stack.settings().kafka_bootstrap, DONE_WITHIN_S)
         probe = Probe(opened, int(graph.authors[0]), int(graph.followers[0]))
         with Callers(Publisher(opened), graph).calling(1), probe.probing():
+            time.sleep(SETTLES_S)
+            probe.taken()
             time.sleep(QUIET_S)
             quiet = probe.taken()
             for _ in range(REPLAYS):
-                number = kill_on_the_way(stack, jobs, ("--source", "log", "--execute"), rng.uniform(0.1, 0.9), diary)
+                words = ("--source", "log", "--execute")
+                number = kill_on_the_way(stack, jobs, words, rng.uniform(0.1, 0.9) * TWEETS, diary)
                 wait_done(jobs, number, diary)
-            words = ("--source", "database", "--execute")
-            number = kill_on_the_way(stack, jobs, words, 0.2, diary)
-            wait_until(lambda: jobs.get(number).counts.looked >= 0.5 * jobs.get(number).total, "more", DONE_WITHIN_S)
-            stack.kill("coordinator", signal.SIGKILL)
-            diary.note("and the coordinator, which had taken it over")
+            number = kill_on_the_way(stack, jobs, FROM_DATABASE, 0.2 * TWEETS, diary)
+            kill_keeper(stack, jobs, number, 0.5 * TWEETS, diary)
             wait_done(jobs, number, diary)
             loud = probe.taken()
         diary.note(
             f"p99 of {len(quiet)} tweets until they are seen: {p99(quiet):.0f} ms, of {len(loud)} while "
-            f"replays ran {p99(loud):.0f} ms"
+            f"replays ran {p99(loud):.0f} ms: {p99(loud) / p99(quiet):.1f} times"
         )
         print(diary.text())  # noqa: T201 - pytest shows it when a test fails, and with -s
+        assert p99(loud) < P99_TIMES_MAX * p99(quiet)
         check(opened, stack.settings(), diary)
+
+
+def test_a_million_entries_from_the_database_by_runners_that_are_killed() -> None:
+    diary = Diary(2)
+    with telling(diary), heavy_stack(MILLION, 2, diary) as (stack, opened):
+        jobs, publisher = Jobs(opened.zookeeper), Publisher(opened)
+        authors = [1 + number % MILLION.authors for number in range(MILLION_TWEETS)]
+        posted: list[int] = []
+        for start in range(0, MILLION_TWEETS, 500):
+            made = need_all(publisher.post_many([NewTweet(one, "before") for one in authors[start : start + 500]]))
+            posted += [tweet.id for tweet in made]
+        bootstrap = stack.settings().kafka_bootstrap
+        wait_until_applied(opened.engine, bootstrap, DONE_WITHIN_S)
+        damaged = [damage(opened, user, set(posted)) for user in range(1, MILLION.users + 1, 10)]
+        assert all(damaged)
+        before = delivered(opened.clusters).deliveries
+
+        number = kill_on_the_way(stack, jobs, (*FROM_DATABASE, *SLOWLY), 0.2 * MILLION_TWEETS, diary)
+        kill_keeper(stack, jobs, number, 0.5 * MILLION_TWEETS, diary)
+        wait_done(jobs, number, diary)
+
+        wait_until_applied(opened.engine, bootstrap, DONE_WITHIN_S)
+        diary.note(f"{delivered(opened.clusters).deliveries - before:,} entries, {len(damaged)} lists lacked one")
+        assert delivered(opened.clusters).deliveries - before >= MILLION_TWEETS * MILLION.followers
+        print(diary.text())  # noqa: T201 - pytest shows it when a test fails, and with -s
+        result = audit(opened.engine, opened.timelines, complete=True)
+        assert not result.differences
+        assert (result.clean, result.active_users) == (True, MILLION.users)
+
+
+def damage(opened: Stores, user: int, posted: set[int]) -> int:
+    """Takes one of these entries out of a home timeline, in every copy; how many copies had it."""
+    entry = next(int(one) for one in opened.timelines.dump("a", Kind.HOME, [user])[user] if int(one) in posted)
+    key = redis_keys.home_timeline(user)
+    nodes = [opened.clusters.node_for(cluster, user) for cluster in CLUSTERS]
+    return sum(int(node.command("LREM", key, 1, entry)) for node in nodes)

@@ -87,7 +87,7 @@ def test_a_replay_takes_what_the_agents_have_left_and_live_events_wait_half_a_se
 
     assert max(agents.waits_s) < TARGET_S * 2
     assert sorted(agents.waits_s)[len(agents.waits_s) // 2] < TARGET_S
-    assert sent > per_s * 20.0 * 0.7
+    assert sent > per_s * 20.0 * 0.55  # to hear of what is applied takes most of the target
 
 
 def test_a_way_that_takes_longer_than_the_target_anyway_does_not_make_it_crawl() -> None:
