@@ -26,6 +26,7 @@ from infra import outbox
 from infra.errors import FanfoldError
 from infra.stack.roles import instance_name
 from infra.stack.status import read_status
+from infra.stack.supervisor import Stack
 from producers.publish import NewTweet
 from producers.snowflake import Snowflakes
 
@@ -80,7 +81,7 @@ class DeliveriesBench:
                 runs[form].append(run(result))
         clean = all(run.audit.clean for form in runs.values() for run in form)
         # The limits leave entries in the lists that the database does not have: only on a stack of our own.
-        limits = self._limits(audience) if clean and self._stack is not None else {}
+        limits = self._limits(self._stack, audience) if clean and self._stack is not None else {}
         return DeliveriesReport(self._options.shape, self._options.tweets, self._options.workers, runs, limits)
 
     def _run(self, form: Form, number: int, audience: Audience) -> Callable[[AuditResult], Run]:
@@ -143,9 +144,10 @@ class DeliveriesBench:
         self._watcher.step(f"comparing {3 * self._options.shape.timelines:,} timelines with the database")
         return audit(self._stores.engine, self._stores.timelines, complete=True, progress=self._watcher.counted)
 
-    def _limits(self, audience: Audience) -> dict[str, list[float]]:
+    def _limits(self, stack: Stack, audience: Audience) -> dict[str, list[float]]:
         """In the state that the runs left: the audits are done, so these insertions need not be in the database."""
         clusters, length = self._stores.clusters, self._stores.timelines.live.timeline_entries
+        stack.stop_part("coordinator")  # it would rebuild lists that the copies do not have alike for a moment
         load_limit(clusters)
         snowflakes = Snowflakes(0, lambda: time.time_ns() // 1_000_000)
         found: dict[str, list[float]] = {}
