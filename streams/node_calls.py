@@ -30,6 +30,7 @@ LETTERS: Mapping[DeliveryKind, bytes] = {
     DeliveryKind.ADD_CELEBRITY: b"A",
     DeliveryKind.REMOVE_CELEBRITY: b"B",
 }
+SENT_AGAIN = {b"D": b"V"}  # where a record carries `verify`: what it brings is there, as a rule
 PARTS_MAX = SLOTS // DELIVERIES.partitions  # a partition has this many slots
 PREFIXES = {Family.HOME: HOME, Family.USER: USER, Family.CELEBRITIES: CELEBRITIES}
 
@@ -78,7 +79,10 @@ def _segments(kind: DeliveryKind, prefix: bytes, group: Sequence[Placed]) -> Ite
     if kind not in ONE_CHUNK:
         with_targets = [one for one in group if len(one.record.targets)]
         if with_targets:
-            yield _turned_around(LETTERS[kind], prefix, with_targets)
+            letter = LETTERS[kind]
+            if any(one.record.verify for one in with_targets):
+                letter = SENT_AGAIN.get(letter, letter)
+            yield _turned_around(letter, prefix, with_targets)
         return
     for one in group:
         record, ids = one.record, one.record.ids.tolist()

@@ -184,9 +184,11 @@ end
 
 -- Puts ascending ids in their places in a list whose tail is not older than the first of them. Only the end that they
 -- change is written again. Returns how many were out of order, that is: inserted before an entry.
-local function insert_inside(key, ids, length)
-  local near = redis.call('LINDEX', key, -LOOK_FIRST)
-  if near and near >= ids[1] and holds_all(key, ids) then return 0 end  -- as nearly all of what is sent again
+local function insert_inside(key, ids, length, sent_again)
+  if sent_again then
+    local near = redis.call('LINDEX', key, -LOOK_FIRST)
+    if near and near >= ids[1] and holds_all(key, ids) then return 0 end
+  end
   local part, first, floor = newer_part(key, ids[1])
   local j, out_of_order, merged = 1, 0, {}
   if floor and not is_token(floor) then
@@ -311,11 +313,11 @@ end
 
 -- Ascending ids into a list, the usual case first: newer than all that is there. Returns nil when the list is absent,
 -- else how many were out of order.
-local function insert(key, ids, length, known_tail)
+local function insert(key, ids, length, known_tail, sent_again)
   local tail = known_tail or redis.pcall('LINDEX', key, -1)
   if type(tail) == 'table' then tail = head_of(key) end
   if not tail then return nil end
-  if ids[1] <= tail then return insert_inside(key, ids, length) end  -- a token is below every id: "-" sorts first
+  if ids[1] <= tail then return insert_inside(key, ids, length, sent_again) end  -- a token is below every id: "-" sorts first
   trim(key, push(key, ids), length)
   return 0
 end
@@ -354,9 +356,9 @@ end
 
 -- Writing in the order of the log -----------------------------------------------------------------------------------
 
--- A D record: see apply. After a redelivery some of the ids were counted before. Nearly every list gets one id that is
+-- A D or V record: see apply. After a redelivery some of the ids were counted before. Nearly every list gets one id that is
 -- newer than all it has: that case is written out here, without a table or a further call for each list.
-local function insert_groups(ids, offset, applied, page, extra, length, count)
+local function insert_groups(ids, offset, applied, page, extra, length, count, sent_again)
   local call, pcall, byte, sub = redis.call, redis.pcall, string.byte, string.sub
   local lists, size_max = #page / KEY_BYTES, length + 1 + TRIM_SLACK
   local is_home, all_new = byte(page) == HOME, offset > applied
@@ -375,7 +377,8 @@ local function insert_groups(ids, offset, applied, page, extra, length, count)
       if size > size_max then trim(key, size, length) end
       out_of_order = 0
     elseif tail ~= false or wanted > 1 then
-      out_of_order = insert(key, ids_at(ids, extra, places_at, wanted), length, type(tail) == 'string' and tail)
+      local values, known_tail = ids_at(ids, extra, places_at, wanted), type(tail) == 'string' and tail
+      out_of_order = insert(key, values, length, known_tail, sent_again)
     end
     if is_home then
       local new = wanted
@@ -394,9 +397,10 @@ end
 --   kind, offset, ids, page of keys, extra
 -- A run of messages may take several calls, each for other lists: only the final one has a last offset, the others -1,
 -- and it brings what the earlier ones answered as delivered, so that a run is counted whole or not at all.
--- kind D insert ids into lists · R remove ids from lists. Grouped: `ids` ascending, separated by spaces; for each key of
---      the page `extra` has two bytes with its number of ids, then for each of these two bytes with its place in `ids`,
---      then for each of `ids` four bytes: its offset, counted from `offset`.
+-- kind D insert ids into lists · V insert such as are there already, most of them · R remove ids from lists. Grouped:
+--      `ids` ascending, separated by spaces; for each key of the page `extra` has two bytes with its number of ids, then
+--      for each of these two bytes with its place in `ids`, then for each of `ids` four bytes: its offset, counted from
+--      `offset`.
 -- kind M merge the ids of `extra` into each list, complete above the id in `ids` · X remove the ids of `extra` from each
 --      list · A, B add or remove the celebrity `ids` in each set
 -- Idempotent by offset for the count, and by the lists themselves for the entries.
@@ -411,8 +415,8 @@ local function apply(_, args)
   local count, short = { delivered = 0, absent = 0, out_of_order = 0 }, {}
   for at = 8, #args, 5 do
     local kind, offset, ids, page, extra = args[at], tonumber(args[at + 1]), args[at + 2], args[at + 3], args[at + 4]
-    if kind == 'D' then
-      insert_groups(ids_of(ids), offset, applied, page, extra, length, count)
+    if kind == 'D' or kind == 'V' then
+      insert_groups(ids_of(ids), offset, applied, page, extra, length, count, kind == 'V')
     elseif kind == 'R' then
       for key, gone in groups_of(ids_of(ids), page, extra) do
         if string.sub(key, 1, 1) == 'u' then mark_retracted(gone) end

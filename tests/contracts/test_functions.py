@@ -119,18 +119,28 @@ def test_what_is_far_from_the_tail_already_is_found_without_reading_the_list(nod
     node.make(HOME, list(range(1, 71)))
     node.redis.command("CONFIG", "RESETSTAT")
 
-    answer = node.apply(grouped("D", {HOME: numbers}))
+    answer = node.apply(grouped("V", {HOME: numbers}))
 
     assert "cmdstat_lrange" not in node.redis.command("INFO", "commandstats")
     assert answer[:3] == [len(numbers), 0, 0]
     assert node.listed(HOME) == [0, *range(1, 71)]
 
 
+def test_what_is_late_and_new_is_not_looked_for_in_vain(node: Node) -> None:
+    node.make(HOME, list(range(1, 70)))
+    node.redis.command("CONFIG", "RESETSTAT")
+
+    node.apply(grouped("D", {HOME: [0]}))
+
+    assert "cmdstat_dump" not in node.redis.command("INFO", "commandstats")
+    assert node.listed(HOME)[1:] == list(range(70))
+
+
 @pytest.mark.parametrize("lacks", [[2], [2, 3], [20, 70], [1, 69, 70]])
 def test_of_several_that_are_sent_again_those_that_are_lacking_are_put_in(node: Node, lacks: list[int]) -> None:
     node.make(HOME, [one for one in range(1, 71) if one not in lacks])
 
-    node.apply(grouped("D", {HOME: list(range(1, 71))}))
+    node.apply(grouped("V", {HOME: list(range(1, 71))}))
 
     assert node.listed(HOME) == [0, *range(1, 71)]
 
@@ -141,7 +151,7 @@ def test_ids_of_every_form_are_found_again(node: Node) -> None:
     node.make(HOME, sorted(set(numbers))[:LENGTH])
     node.redis.command("CONFIG", "RESETSTAT")
 
-    node.apply(grouped("D", {HOME: sorted(set(numbers))[:40]}))
+    node.apply(grouped("V", {HOME: sorted(set(numbers))[:40]}))
 
     assert "cmdstat_lrange" not in node.redis.command("INFO", "commandstats")
 
@@ -231,9 +241,14 @@ def test_entries_at_or_below_the_floor_are_left_out_and_the_others_are_not(node:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(st.lists(st.sets(st.integers(1, 300), min_size=1, max_size=40), max_size=8), st.integers(0, 200), st.booleans())
+@given(
+    st.lists(st.sets(st.integers(1, 300), min_size=1, max_size=40), max_size=8),
+    st.integers(0, 200),
+    st.booleans(),
+    st.sampled_from("DV"),
+)
 def test_a_list_holds_what_is_newest_whatever_comes_in_which_order(
-    node: Node, batches: list[set[int]], floor: int, rebuilding: bool
+    node: Node, batches: list[set[int]], floor: int, rebuilding: bool, letter: str
 ) -> None:
     """Against a set that forgets what was cut. A list under a token takes everything, above its old floor or not."""
     key = redis_keys.home_timeline(next(USERS))
@@ -244,7 +259,7 @@ def test_a_list_holds_what_is_newest_whatever_comes_in_which_order(
         node.make(key, [], floor)
     kept: set[int] = set()
     for batch in batches:
-        node.apply(grouped("D", {key: sorted(batch)}))
+        node.apply(grouped(letter, {key: sorted(batch)}))
         kept |= {number for number in batch if number > floor}
         if len(kept) > (LENGTH + 64 if not rebuilding else 2 * LENGTH):
             if rebuilding:

@@ -1,7 +1,9 @@
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +92,20 @@ def test_within_a_family_of_keys_records_keep_the_order_of_the_log() -> None:
         (b"D", b"h:", [2], ()),
         (b"D", b"u:", [5], ()),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "letters"), [(DeliveryKind.DELIVER, (b"D", b"V")), (DeliveryKind.RETRACT, (b"R", b"R"))]
+)
+def test_what_was_sent_again_is_looked_for_before_it_is_inserted(
+    kind: DeliveryKind, letters: tuple[bytes, bytes]
+) -> None:
+    live, again = placed(kind, 5, [1]), placed(kind, 6, [1])
+    again = replace(again, record=replace(again.record, verify=True))
+
+    found = [one.letter for run in ([live], [live, again]) for one in segments_of(run)]
+
+    assert found == list(letters)
 
 
 def test_a_tweet_that_came_twice_counts_from_the_later_message() -> None:
