@@ -14,11 +14,15 @@ STEPS_MAX = 1_500_000  # most are found within 100,000
 # Where the search begins: the episode in which it was found, for those that take many. If the product changes so that
 # another one finds it, the search goes on from there.
 FOUND_IN: Mapping[str, int] = {
+    "a merge that comes again brings what it brought then": 16,
     "a node is opened when it is admitted": 448,
     "body put back after a delete": 35,
     "call numbers not checked": 21,
     "fan-out does not wait for the last owner": 118,
     "fan-out without a claim": 44,
+    "for a reader who is cut off one copy of a timeline is proof": 66,
+    "slots move before readers know": 373,
+    "unguarded rebuild": 10,
 }
 
 
