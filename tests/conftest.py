@@ -33,13 +33,15 @@ from tests.services import Services, running_services
 hypothesis.settings.register_profile("fanfold", deadline=None)
 hypothesis.settings.load_profile("fanfold")
 
-WHOLE_STACKS = ("stack", "drills", "benchmarks")  # folders
+WHOLE_STACKS = ("stack", "drills")  # folders
+BENCHES = "test_bench.py"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """With several processes: tests of whole stacks go to one of them, since a stack is large and some of its defaults
-    (the API's port) are for one of a machine; the others go file by file."""
+    (the API's port) are for one of a machine. Those of benchmarks, which choose theirs, and all others go file by
+    file."""
     return ByFileAndStacks(config, log)
 
 
@@ -47,8 +49,8 @@ class ByFileAndStacks(LoadScopeScheduling):  # type: ignore[misc]
     """What goes to one process as a whole."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.split("::")[0]
-        return "stacks" if Path(path).parent.name in WHOLE_STACKS else path
+        path = Path(nodeid.split("::")[0])
+        return "stacks" if path.parent.name in WHOLE_STACKS and path.name != BENCHES else str(path)
 
 
 def use_plain_tracebacks() -> None:
