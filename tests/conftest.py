@@ -33,15 +33,13 @@ from tests.services import Services, running_services
 hypothesis.settings.register_profile("fanfold", deadline=None)
 hypothesis.settings.load_profile("fanfold")
 
-WHOLE_STACKS = ("stack", "drills")  # folders
-BENCHES = "test_bench.py"
+WHOLE_STACKS = ("stack", "drills", "benchmarks")  # folders
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """With several processes: tests of whole stacks go to one of them, since a stack is large and some of its defaults
-    (the API's port) are for one of a machine. Those of benchmarks, which choose theirs, and all others go file by
-    file."""
+    (the API's port) are for one of a machine; the others go file by file."""
     return ByFileAndStacks(config, log)
 
 
@@ -49,8 +47,8 @@ class ByFileAndStacks(LoadScopeScheduling):  # type: ignore[misc]
     """What goes to one process as a whole."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path = Path(nodeid.split("::")[0])
-        return "stacks" if path.parent.name in WHOLE_STACKS and path.name != BENCHES else str(path)
+        path = nodeid.split("::")[0]
+        return "stacks" if Path(path).parent.name in WHOLE_STACKS else path
 
 
 def use_plain_tracebacks() -> None:

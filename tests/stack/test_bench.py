@@ -13,7 +13,6 @@ import pytest
 from consumers.audit import audit
 from infra.composition import stores
 from infra.stack.supervisor import Stack
-from tests.redis_server import free_port
 from tests.waiting import wait_until
 
 WITHIN_S = 240.0
@@ -24,15 +23,8 @@ def command(data_dir: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "infra", "--data-dir", str(data_dir), "bench", *words]
 
 
-def environ() -> dict[str, str]:
-    """A port for the API that no other stack of this machine takes."""
-    return os.environ | {"FANFOLD_API_PORT": str(free_port())}
-
-
 def run(data_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(data_dir, *words), capture_output=True, text=True, timeout=WITHIN_S, check=False, env=environ()
-    )
+    return subprocess.run(command(data_dir, *words), capture_output=True, text=True, timeout=WITHIN_S, check=False)
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -141,11 +133,7 @@ def test_replay_prints_a_rate_with_a_clean_audit_and_what_was_missing_is_back(tm
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with subprocess.Popen(
-        command(tmp_path, "deliveries", *SMALL),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=environ(),
+        command(tmp_path, "deliveries", *SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as bench:
         assert bench.stderr is not None
         for line in bench.stderr:
@@ -182,7 +170,7 @@ def test_what_cannot_be_measured_is_said_before_anything_starts(
 def test_on_a_stack_that_runs_nothing_is_left_that_the_database_does_not_have(tmp_path: Path) -> None:
     """Somebody else's stack: its audit is clean afterwards, and a second run refuses the first one's users."""
     live = ("deliveries", *SMALL, "--running", "--form", "live", "--runs", "1", "--tweets", "100", "--json")
-    with Stack(tmp_path, wanted_ports={"api": free_port()}) as stack:
+    with Stack(tmp_path) as stack:
         with stores(stack.settings()) as opened:
             opened.clusters.node("a1").command("CONFIG", "SET", "maxmemory", "50mb")
         done = run(tmp_path, *live)
