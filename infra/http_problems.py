@@ -135,7 +135,7 @@ async def _fanfold_error(request: Request, error: Exception) -> JSONResponse:
     log.warning("request not served", method=request.method, path=request.url.path, error=str(error), kind=kind)
     if status != 503:
         return problem(500, "an unexpected error; the server's log has it")
-    server = SERVERS.get(type(error), "a part of the server")
+    server = next((SERVERS[kind] for kind in type(error).__mro__ if kind in SERVERS), "a part of the server")
     return problem(503, f"{server} cannot do its part at the moment; try again", kind=kind)
 
 

@@ -347,8 +347,8 @@ class Deliverer:
         return {name: outcome for name, outcome in outcomes.items() if not isinstance(outcome, Exception)}
 
     def _is_marked(self, name: str, seen: ShardMap, waiting: Patience) -> bool:
-        """Marks a node down that did not answer again and again. One that refuses is waited for: it was restarted, and
-        whoever admits it is at work."""
+        """Marks a node down that did not answer again and again, or stays full. One that fences the call is waited for:
+        it was restarted, and whoever admits it is at work."""
         return waiting.may_mark(name) and self._clusters.mark_down(name, seen)
 
     def _refill(self, short_keys: set[bytes]) -> None:
@@ -357,7 +357,12 @@ class Deliverer:
             users = [redis_keys.id_of(key) for key in sorted(short_keys) if key.startswith(kind.prefix)]
             for start in range(0, len(users), BATCH_USERS_MAX):
                 part = users[start : start + BATCH_USERS_MAX]
-                until_rebuilt(self._partition, partial(rebuild, self._engine, self._timelines, kind, part, renew=True))
+                step = partial(rebuild, self._engine, self._timelines, kind, part, renew=True)
+                until_rebuilt(self._partition, step, self._call_all)
+
+    def _call_all(self) -> None:
+        """Calls every node with nothing to do. A rebuild marks nobody: a node that takes no writes is marked here."""
+        self._again(partial(self._apply_parts, [], 0, NOT_FINAL))
 
 
 def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequence[Received]]]) -> bool:

@@ -32,8 +32,9 @@ log = structlog.get_logger()
 class Patience:
     """Of one call to the nodes of a partition."""
 
-    def __init__(self, partition: int) -> None:
+    def __init__(self, partition: int, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._partition = partition
+        self._clock_s = clock_s
         self._delay_s = RETRY_FIRST_S
         self._said_s = time.monotonic() - SAY_EVERY_S + 1.0
         self._reasons: dict[str, str] = {}
@@ -44,12 +45,12 @@ class Patience:
         """Why a node did not do it."""
         self._reasons[node] = str(reason)
         if isinstance(reason, RedisFull):
-            now_s = time.monotonic()
-            failed = now_s - self._full_since_s.setdefault(node, now_s) >= FULL_TO_MARK_S
+            now_s = self._clock_s()
+            full_s = now_s - self._full_since_s.setdefault(node, now_s)
+            self._failures[node] = FAILURES_TO_MARK if full_s >= FULL_TO_MARK_S else 0
         else:
             self._full_since_s.pop(node, None)
-            failed = isinstance(reason, RedisUnavailable)
-        self._failures[node] = self._failures[node] + 1 if failed else 0
+            self._failures[node] = self._failures[node] + 1 if isinstance(reason, RedisUnavailable) else 0
 
     @property
     def call_timeout_s(self) -> float:
@@ -57,7 +58,8 @@ class Patience:
         return CALL_AGAIN_TIMEOUT_S if any(self._failures.values()) else CALL_TIMEOUT_S
 
     def may_mark(self, node: str) -> bool:
-        """Whether it did not answer so often in a row that it is marked down; one that refuses is there."""
+        """Whether it did not answer so often in a row, or has been full for so long, that it is marked down; one that
+        refuses for another reason is there."""
         return self._failures[node] >= FAILURES_TO_MARK
 
     def wait(self, nodes: Collection[str], *, lacks_copies: bool) -> None:
@@ -73,8 +75,8 @@ class Patience:
         self._delay_s = min(self._delay_s * 2, RETRY_MAX_S)
 
 
-def until_rebuilt(partition: int, step: Callable[[], object]) -> None:
-    """Returns when a rebuild that must be done was done."""
+def until_rebuilt(partition: int, step: Callable[[], object], between: Callable[[], object]) -> None:
+    """Returns when a rebuild that must be done was done; does something else between two tries."""
     delay_s = RETRY_FIRST_S
     while True:
         try:
@@ -83,6 +85,7 @@ def until_rebuilt(partition: int, step: Callable[[], object]) -> None:
             log.warning("rebuild waits", error=str(error))
             PROGRESS.beat(("deliver", partition), f"a rebuild: {type(error).__name__}")
             time.sleep(delay_s)
+            between()
             delay_s = min(delay_s * 2, RETRY_MAX_S)
         else:
             return

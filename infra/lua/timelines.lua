@@ -404,7 +404,7 @@ end
 -- kind M merge the ids of `extra` into each list, complete above the id in `ids` · X remove the ids of `extra` from each
 --      list · A, B add or remove the celebrity `ids` in each set
 -- Idempotent by offset for the count, and by the lists themselves for the entries.
--- Returns how many entries of D records are in home timelines now that were not applied before, how many of them met
+-- Returns how many entries of D and V records are in home timelines now that were not applied before, how many of them met
 -- an absent list, how many entries were not the newest of their list, then the keys of lists that are short.
 local function apply(_, args)
   local partition, fence, generation, call = args[1], args[2], tonumber(args[3]), tonumber(args[4])
@@ -430,8 +430,10 @@ local function apply(_, args)
     elseif kind == 'M' then
       local merged = ids_of(extra)
       for key in keys_of(page) do merge_author(key, ids, merged, length) end
-    else
+    elseif kind == 'A' or kind == 'B' then
       for key in keys_of(page) do change_celebrity(key, ids, kind == 'A') end
+    else
+      return redis.error_reply('ERR this library has no kind ' .. kind .. ': the registrar is older than the worker')
     end
   end
 

@@ -213,6 +213,38 @@ def test_a_timeline_that_removals_left_short_is_rebuilt_in_every_copy(
     assert listed(stores, user) == in_every_copy([0, *[tweet.id for tweet in old]])
 
 
+def test_a_node_that_is_full_when_a_short_timeline_is_rebuilt_is_marked_and_stops_nothing(
+    stores: Stores,
+    deliverer: Deliverer,
+    log: Log,
+    publisher: Publisher,
+    make_users: MakeUsers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_live_settings(stores.zookeeper, timeline_entries=80)
+    user, busy, quiet = make_users(3)
+    publisher.follow_many([(user, busy), (user, quiet)])
+    need_all(publisher.post_many([NewTweet(quiet, f"{number}") for number in range(60)]))
+    publisher.post_many([NewTweet(busy, f"{number}") for number in range(70)])
+    warm(stores, [user])
+    publisher.unfollow(user, busy)
+    full = stores.clusters.node_for("b", user)
+    limit = full.command("CONFIG", "GET", "maxmemory")[1]
+
+    def rebuild_without_memory(*args: Any, **options: Any) -> object:
+        full.command("CONFIG", "SET", "maxmemory", "1")
+        return rebuild(*args, **options)
+
+    monkeypatch.setattr(streams.deliver, "rebuild", rebuild_without_memory)
+    try:
+        deliverer.apply([log.message(DeliveryKind.UNMERGE, busy, [user])])
+    finally:
+        full.command("CONFIG", "SET", "maxmemory", limit)
+
+    assert stores.clusters.shard_map.down_nodes == {full.name}
+    assert len(stores.timelines.dump("a", Kind.HOME, [user])[user]) == 61
+
+
 def test_one_failure_of_a_node_marks_nothing_down(
     stores: Stores,
     deliverer: Deliverer,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from infra import redis_keys
 from infra.composition import Stores
-from infra.errors import Fenced, Superseded
+from infra.errors import Fenced, RedisRefused, Superseded
 from infra.redis_node import Argument, RedisNode
 
 LENGTH = 80
@@ -124,6 +124,15 @@ def test_what_is_far_from_the_tail_already_is_found_without_reading_the_list(nod
     assert "cmdstat_lrange" not in node.redis.command("INFO", "commandstats")
     assert answer[:3] == [len(numbers), 0, 0]
     assert node.listed(HOME) == [0, *range(1, 71)]
+
+
+def test_a_kind_that_is_not_known_is_refused_and_touches_nothing(node: Node) -> None:
+    node.make(HOME, [1])
+
+    with pytest.raises(RedisRefused, match="this library has no kind Z"):
+        node.apply(grouped("Z", {HOME: [2]}))
+
+    assert node.listed(HOME) == [0, 1]
 
 
 def test_what_is_late_and_new_is_not_looked_for_in_vain(node: Node) -> None:

@@ -144,7 +144,7 @@ def test_the_log_three_times_and_the_database_once_cut_off_under_load_change_not
             time.sleep(QUIET_S)
             quiet = probe.taken()
             for _ in range(REPLAYS):
-                words = ("--source", "log", "--execute")
+                words = ("--source", "log", "--rate", "1000", "--execute")
                 number = kill_on_the_way(stack, jobs, words, rng.uniform(0.1, 0.9) * TWEETS, diary)
                 wait_done(jobs, number, diary)
             number = kill_on_the_way(stack, jobs, FROM_DATABASE, 0.2 * TWEETS, diary)
@@ -172,7 +172,7 @@ def test_a_million_entries_from_the_database_by_runners_that_are_killed() -> Non
         bootstrap = stack.settings().kafka_bootstrap
         wait_until_applied(opened.engine, bootstrap, DONE_WITHIN_S)
         damaged = [damage(opened, user, set(posted)) for user in range(1, MILLION.users + 1, 10)]
-        assert all(damaged)
+        assert set(damaged) == {len(CLUSTERS)}
         before = delivered(opened.clusters).deliveries
 
         number = kill_on_the_way(stack, jobs, (*FROM_DATABASE, *SLOWLY), 0.2 * MILLION_TWEETS, diary)

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from infra import http_frame, trace
 from infra.errors import (
+    AuthorBusy,
     ClockWentBack,
     Conflict,
     DatabaseUnavailable,
@@ -21,6 +22,7 @@ from infra.errors import (
     InvalidInput,
     NotFound,
     Overloaded,
+    RedisFull,
     RedisUnavailable,
     Superseded,
     TokenLost,
@@ -81,6 +83,14 @@ def test_an_error_that_may_pass_asks_for_another_try_and_shows_no_internals(
     assert "try again" in problem_of(response, 503)
     assert response.headers["retry-after"] == "1"
     assert "secret" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "server"), [(RedisFull, "Redis"), (RedisUnavailable, "Redis"), (AuthorBusy, "PostgreSQL")]
+)
+def test_the_server_that_is_lacking_is_named(client: Client, kind: type[FanfoldError], server: str) -> None:
+    response = failing(client, kind(SECRET)).get("/failing")
+    assert problem_of(response, 503) == f"{server} cannot do its part at the moment; try again"
 
 
 @pytest.mark.parametrize("error", [ValueError(SECRET), KeyError(SECRET), Superseded(SECRET)])

@@ -38,7 +38,7 @@ def source(limits: Mapping[str, int] = SMALL_LIMITS, edits: Edits = ()) -> str:
 
 
 class Library:
-    """A loaded library. For one thread; servers may share it, since it keeps nothing between calls."""
+    """A loaded library. For one thread; servers may share it: no answer depends on what it keeps between calls."""
 
     def __init__(self, text: str) -> None:
         self._lua = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=True)

@@ -7,6 +7,7 @@ from infra.errors import Fenced, RedisFull, RedisUnavailable
 from infra.redis_node import CALL_TIMEOUT_S
 from streams import patience
 from streams.patience import CALL_AGAIN_TIMEOUT_S, COPIES, FULL_TO_MARK_S, Patience
+from tests.clock import Clock
 
 AWAY = RedisUnavailable("it does not answer")
 FULL = RedisFull("no memory left")
@@ -24,24 +25,23 @@ def test_a_node_that_refused_in_between_did_not_fail_twice_in_a_row() -> None:
     assert waiting.may_mark("a1")
 
 
-def test_a_node_without_memory_is_marked_only_when_it_lacks_it_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([10.0, 10.0 + FULL_TO_MARK_S / 2, 10.0 + FULL_TO_MARK_S, 10.0 + 2 * FULL_TO_MARK_S])
-    waiting = Patience(partition=3)
-    monkeypatch.setattr("streams.patience.time.monotonic", lambda: next(clock))
-    may_mark = []
-    for _ in range(4):
+def test_a_node_without_memory_is_marked_only_when_it_lacks_it_for_long() -> None:
+    clock = Clock()
+    waiting, may_mark = Patience(partition=3, clock_s=clock), []
+    for _ in range(3):
         waiting.note("a1", FULL)
         may_mark.append(waiting.may_mark("a1"))
+        clock.now_s += FULL_TO_MARK_S / 2
 
-    assert may_mark == [False, False, False, True]
+    assert may_mark == [False, False, True]
 
 
-def test_a_node_that_had_memory_in_between_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([10.0, 10.0 + FULL_TO_MARK_S, 20.0 + FULL_TO_MARK_S])
-    waiting = Patience(partition=3)
-    monkeypatch.setattr("streams.patience.time.monotonic", lambda: next(clock))
-    for reason in (FULL, FULL, EMPTIED, FULL):
+def test_a_node_that_had_memory_in_between_is_waited_for_anew() -> None:
+    clock = Clock()
+    waiting = Patience(partition=3, clock_s=clock)
+    for reason in (FULL, EMPTIED, FULL):
         waiting.note("a1", reason)
+        clock.now_s += FULL_TO_MARK_S
 
     assert not waiting.may_mark("a1")
 
