@@ -2,15 +2,16 @@
 
 What is sent waits in the same logs as live activity, so it must be little. Two shares are on the way at most; how
 large one is follows from how long it took until it was applied: what takes longer than the target, or than half as
-long again as the way of a slower machine, makes the next ones half as large. So live tweets wait behind less than half
-a second of replayed ones, and behind none while the agents are behind anyway: then no share comes back, and nothing is
-sent. Where nobody waits a longer target is faster: the larger a share is, the more of its entries share a look at their
-list.
+long again as the smallest shares take anyway, makes the next ones half as large. So live tweets wait behind less than
+half a second of replayed ones, and behind none while the agents are behind anyway: then no share comes back, and
+nothing is sent. Where nobody waits a longer target is faster: the larger a share is, the more of its entries share a
+look at their list.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Protocol
 
 from infra import metrics
@@ -20,10 +21,11 @@ from infra import metrics
 TARGET_S = 0.25  # unless a replay says otherwise
 TARGETS_S = (0.1, 60.0)
 GROWTH = ((0.1, 4.0), (0.75, 1.5))  # below so much of the target: times so much
-# How long the way takes anyway is the least that one of the last shares took. Were it not asked, a busy machine on
-# which a single event takes longer than the target would crawl. Shares wait for each other, so with time the least of
-# them would rise: what may follow from it is bounded.
-SHARES_REMEMBERED, TIMES_THE_WAY, TARGET_MAX_S = 300, 1.5, 1.0
+# How long the way takes anyway is what half of the smallest shares took: they are hardly any work. Were it not asked, a
+# busy machine on which a single event takes longer than the target would crawl. It is forgotten after a while, so a
+# machine that became faster is noticed, and what follows from it is bounded: live tweets wait behind it.
+SMALLEST_REMEMBERED, REMEMBERED_S = 16, 60.0
+TIMES_THE_WAY, TARGET_MAX_S = 1.5, 1.0
 ON_THE_WAY_MAX = 2  # shares: the agents work on one while the next one is read and sent
 SHARE_FIRST = 64  # events
 SHARE_MIN = 16  # events: with fewer the two transactions are most of the work
@@ -53,20 +55,37 @@ class Logs(Protocol):
 
 @dataclass(slots=True)
 class _Share:
-    """What was sent together: when, and where the logs ended behind it."""
+    """What was sent together: when, how many events, and where the logs ended behind it."""
 
     sent_s: float
+    events: int
     activity: Offsets
     deliveries: Offsets | None = None
 
 
-def next_share(share: int, took_s: Sequence[float], target_s: float = TARGET_S) -> int:
-    """How large the next share is, by how long the last ones took, the newest last."""
-    target_s = max(target_s, min(TIMES_THE_WAY * min(took_s), TARGET_MAX_S))
-    if took_s[-1] > target_s:
+def next_share(share: int, took_s: float, target_s: float) -> int:
+    """How large the next share is, by how long the last one took."""
+    if took_s > target_s:
         return max(share // 2, SHARE_MIN)
-    grows_by = next((times for below, times in GROWTH if took_s[-1] < target_s * below), None)
+    grows_by = next((times for below, times in GROWTH if took_s < target_s * below), None)
     return share if grows_by is None else min(round(share * grows_by) + 1, SHARE_MAX)
+
+
+class _Way:
+    """How long the way to the timelines takes anyway, as the smallest shares of the last minute show it."""
+
+    def __init__(self) -> None:
+        self._took_s: deque[tuple[float, float]] = deque(maxlen=SMALLEST_REMEMBERED)
+
+    def took(self, share: _Share, now_s: float) -> None:
+        """A share was applied just now."""
+        if share.events <= SHARE_MIN:
+            self._took_s.append((now_s, now_s - share.sent_s))
+
+    def target_s(self, least_s: float, now_s: float) -> float:
+        """What a share may take where at least so long is allowed."""
+        known = [took_s for at_s, took_s in self._took_s if now_s - at_s < REMEMBERED_S]
+        return max(least_s, min(TIMES_THE_WAY * median(known), TARGET_MAX_S)) if known else least_s
 
 
 class Window:
@@ -76,19 +95,21 @@ class Window:
         self.share = SHARE_FIRST
         self._target_s = target_s
         self._logs = logs
-        self._took_s: deque[float] = deque(maxlen=SHARES_REMEMBERED)
+        self._way = _Way()
         self._shares: deque[_Share] = deque()
         self._left = _Left()
 
-    def sent(self, now_s: float) -> None:
-        """A share was sent and the broker has it."""
-        self._shares.append(_Share(now_s, self._logs.activity_ends()))
+    def sent(self, events: int, now_s: float) -> None:
+        """A share of so many events was sent and the broker has it."""
+        self._shares.append(_Share(now_s, events, self._logs.activity_ends()))
 
     def is_open(self, now_s: float) -> bool:
         """Whether one more share may be sent; looks at the logs unless nothing is on the way."""
         while self._shares and self._is_applied(self._shares[0], now_s):
-            self._took_s.append(now_s - self._shares.popleft().sent_s)
-            self.share = next_share(self.share, self._took_s, self._target_s)
+            share = self._shares.popleft()
+            self._way.took(share, now_s)
+            target_s = self._way.target_s(self._target_s, now_s)
+            self.share = next_share(self.share, now_s - share.sent_s, target_s)
         return len(self._shares) < ON_THE_WAY_MAX
 
     @property
@@ -146,7 +167,7 @@ class Pace:
         now_s = self._clock_s()
         self._free_s = max(self._free_s, now_s - 1.0) + events / self._rate()
         if self._window is not None:
-            self._window.sent(now_s)
+            self._window.sent(events, now_s)
 
     def wait_s(self) -> float:
         """How long to wait before asking again; 0: now is the time."""
