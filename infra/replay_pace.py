@@ -55,10 +55,10 @@ class Logs(Protocol):
 
 @dataclass(slots=True)
 class _Share:
-    """What was sent together: when, how many events, and where the logs ended behind it."""
+    """What was sent together: when, whether it had to be as small as shares get, and where the logs ended behind it."""
 
     sent_s: float
-    events: int
+    smallest: bool
     activity: Offsets
     deliveries: Offsets | None = None
 
@@ -78,8 +78,8 @@ class _Way:
         self._took_s: deque[tuple[float, float]] = deque(maxlen=SMALLEST_REMEMBERED)
 
     def took(self, share: _Share, now_s: float) -> None:
-        """A share was applied just now."""
-        if share.events <= SHARE_MIN:
+        """A share was applied just now. One that is small because there is little to send waits for larger ones."""
+        if share.smallest:
             self._took_s.append((now_s, now_s - share.sent_s))
 
     def target_s(self, least_s: float, now_s: float) -> float:
@@ -99,9 +99,9 @@ class Window:
         self._shares: deque[_Share] = deque()
         self._left = _Left()
 
-    def sent(self, events: int, now_s: float) -> None:
-        """A share of so many events was sent and the broker has it."""
-        self._shares.append(_Share(now_s, events, self._logs.activity_ends()))
+    def sent(self, now_s: float) -> None:
+        """A share was sent and the broker has it."""
+        self._shares.append(_Share(now_s, self.share == SHARE_MIN, self._logs.activity_ends()))
 
     def is_open(self, now_s: float) -> bool:
         """Whether one more share may be sent; looks at the logs unless nothing is on the way."""
@@ -167,7 +167,7 @@ class Pace:
         now_s = self._clock_s()
         self._free_s = max(self._free_s, now_s - 1.0) + events / self._rate()
         if self._window is not None:
-            self._window.sent(events, now_s)
+            self._window.sent(now_s)
 
     def wait_s(self) -> float:
         """How long to wait before asking again; 0: now is the time."""

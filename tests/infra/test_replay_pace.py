@@ -153,7 +153,7 @@ def test_markers_behind_the_last_message_count_as_nothing(markers: int, after_s:
     clock = Clock()
     agents = Agents(clock, 0, sent=100 + markers, done=100, committed=100)
     window = Window(agents)
-    window.sent(100, clock.now_s)
+    window.sent(clock.now_s)
     for at_s in (0.0, after_s, 2 * after_s):
         window.is_open(clock.now_s + at_s)
 
