@@ -108,11 +108,13 @@ def activate(engine: sa.Engine, users: Sequence[int], ttl_s: int, now: datetime)
 
 
 def rebuild(
-    engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], *, renew: bool = False
+    engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], *, renew: Sequence[str] = ()
 ) -> dict[int, Outcome]:
     """Rebuilds the timelines of up to `BATCH_USERS_MAX` users in every copy that lacks them; idempotent.
 
-    `renew` also rebuilds present ones, one copy after another. Raises `TokenLost` after `ATTEMPTS_MAX` tries.
+    `renew` names clusters, usually all of them: there, one after another, present ones are rebuilt as well, and the
+    others are left alone. Raises `TokenLost` after `ATTEMPTS_MAX` tries, and `RedisUnavailable` when a copy to renew
+    cannot be written.
     """
     assert len(users) <= BATCH_USERS_MAX, "split the batch"
     timelines = timelines.steady()  # a longer time to live in between would outlast what makes the users active
@@ -129,21 +131,21 @@ def rebuild(
 def rebuild_each_copy(engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int]) -> None:
     """Rebuilds timelines whatever they hold, also what should not be there. One copy after another, so that the others
     can be read meanwhile. Each is dropped first: a rebuild keeps what a present list holds, since deliveries may be in
-    it that the snapshot lacks. Raises as `rebuild`, and `RedisUnavailable` when a copy cannot be dropped."""
+    it that the snapshot lacks. Raises as `rebuild`."""
     for cluster in CLUSTERS if users else ():
         timelines.forget(cluster, kind.prefix, users)
-        rebuild(engine, timelines, kind, users)
+        rebuild(engine, timelines, kind, users, renew=(cluster,))
 
 
 def _rebuild(
-    engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], *, renew: bool
+    engine: sa.Engine, timelines: Timelines, kind: Kind, users: Sequence[int], *, renew: Sequence[str]
 ) -> dict[int, Outcome]:
     if kind is Kind.HOME:
         activate(engine, users, timelines.live.timeline_ttl_s, datetime.now(UTC))
     outcomes: dict[int, Outcome] = {}
+    for cluster in renew:
+        _repeat(engine, timelines, kind, users, partial(_renew, timelines, kind, cluster), must=True)
     if renew:
-        for cluster in CLUSTERS:
-            _repeat(engine, timelines, kind, users, partial(_renew, timelines, kind, cluster), must=True)
         return dict.fromkeys(users, Outcome.REBUILT)
 
     _repeat(engine, timelines, kind, users, partial(_claim, timelines, kind, outcomes), must=False)
@@ -196,7 +198,7 @@ def _claim(timelines: Timelines, kind: Kind, outcomes: dict[int, Outcome], users
 def _renew(timelines: Timelines, kind: Kind, cluster: str, users: Sequence[int], token: int) -> Held:
     letters = timelines.put_tokens(cluster, kind, users, token, "renew")
     if "U" in letters.values():
-        raise RedisUnavailable(f"cluster {cluster} cannot be reached to rebuild timelines that are present")
+        raise RedisUnavailable(f"cluster {cluster} cannot be reached to rebuild its timelines")
     return {cluster: [user_id for user_id, letter in letters.items() if letter == "T"]}
 
 
@@ -209,6 +211,6 @@ def _merge(
     for cluster, users in held.items():
         letters = timelines.merge(cluster, kind, [by_user[user_id] for user_id in users], token)
         if must and "U" in letters.values():
-            raise RedisUnavailable(f"cluster {cluster} cannot be written to rebuild timelines that were present")
+            raise RedisUnavailable(f"cluster {cluster} cannot be written to rebuild its timelines")
         lost |= {user_id for user_id, letter in letters.items() if letter == "L"}
     return sorted(lost)

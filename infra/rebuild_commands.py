@@ -75,8 +75,7 @@ def _report(counts: Counts, took_s: float, as_json: bool) -> None:
         if counts.bad > SHOWN_MAX:
             say(f"… and {counts.bad - SHOWN_MAX:,} more")
         typer.echo(f"rebuilt the timelines of {counts.rebuilt:,} {'user' if counts.rebuilt == 1 else 'users'}")
-    if counts.bad or counts.failed:
-        raise CheckFailed(
-            f"{counts.bad:,} ids were left out, and {counts.failed:,} users changed during every try: "
-            "run it again for those"
-        )
+    left_out = f"{counts.bad:,} ids were left out: correct them" if counts.bad else ""
+    changed = f"{counts.failed:,} users changed during every try: run it again" if counts.failed else ""
+    if left_out or changed:
+        raise CheckFailed("; ".join(filter(None, (left_out, changed))))

@@ -59,14 +59,6 @@ class RedisClusters:
                 self._nodes[key] = RedisNode(name, address, self._timeout_s, with_breaker=True)
             return self._nodes[key]
 
-    def answers(self, name: str) -> bool:
-        """Whether a node answers, as far as is known: False while its breaker is open, so ask another copy first. Waits
-        for nothing; whoever asks brings the next probe about."""
-        try:
-            return self.node(name).answers
-        except RedisUnavailable:
-            return False
-
     def node_for(self, cluster: str, any_id: int) -> RedisNode:
         """The client of the node that holds an id's slot in a cluster."""
         return self.node(self.shard_map.node_of(cluster, slot_of(any_id)))

@@ -213,7 +213,6 @@ class RedisNode:
     def close(self) -> None:
         """Closes every connection."""
         self.late.close()
-        self.late.close()
         self._client.close()
         self._client.connection_pool.disconnect()
         self._pool.disconnect()

@@ -24,7 +24,7 @@ from infra.rebuild import BATCH_USERS_MAX, rebuild
 from infra.redis_clusters import RedisClusters
 from infra.redis_keys import page_of_keys
 from infra.redis_node import Argument
-from infra.shard_map import ShardMap
+from infra.shard_map import CLUSTERS, ShardMap
 from infra.slots import Ids, slots_of
 from infra.timelines import Kind, Timelines
 from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, segments_of
@@ -357,12 +357,13 @@ class Deliverer:
             users = [redis_keys.id_of(key) for key in sorted(short_keys) if key.startswith(kind.prefix)]
             for start in range(0, len(users), BATCH_USERS_MAX):
                 part = users[start : start + BATCH_USERS_MAX]
-                step = partial(rebuild, self._engine, self._timelines, kind, part, renew=True)
+                step = partial(rebuild, self._engine, self._timelines, kind, part, renew=CLUSTERS)
                 until_rebuilt(self._partition, step, self._call_all)
 
     def _call_all(self) -> None:
         """Calls every node with nothing to do. A rebuild marks nobody: a node that takes no writes is marked here."""
-        self._again(partial(self._apply_parts, [], 0, NOT_FINAL))
+        nothing = NOT_FINAL, 0, self._timelines.live.timeline_entries
+        self._again(lambda now: self._call_nodes("apply", dict.fromkeys(now.nodes, nothing), now))
 
 
 def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequence[Received]]]) -> bool:

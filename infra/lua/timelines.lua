@@ -131,7 +131,7 @@ local function trim(key, size, length)
 end
 
 -- Where an id stands, or would stand, in an ascending part, from a place on before which all are older.
-local function place_of(part, id, from)
+local function place_in(part, id, from)
   local low, high = from, #part + 1
   while low < high do
     local middle = math.floor((low + high) / 2)
@@ -150,7 +150,7 @@ local function newer_part(key, id)
     oldest = redis.call('LINDEX', key, -wanted)
   until not oldest or oldest < id
   local part = redis.call('LRANGE', key, -wanted, -1)
-  if part[1] < id then return part, place_of(part, id, 2) end
+  if part[1] < id then return part, place_in(part, id, 2) end
   return part, 2, part[1]
 end
 
@@ -199,10 +199,10 @@ local function insert_inside(key, ids, length, sent_again)
     if part[i] == ids[j] then j, first = j + 1, i + 1 end
   end
   if not ids[j] then return 0 end
-  first = place_of(part, ids[j], first)
+  first = place_in(part, ids[j], first)
   local again, i = #part - first + 1, first
   for at = j, #ids do
-    local place = place_of(part, ids[at], i)
+    local place = place_in(part, ids[at], i)
     for older = i, place - 1 do merged[#merged + 1] = part[older] end
     i = place
     if part[i] == ids[at] then i = i + 1 elseif part[i] then out_of_order = out_of_order + 1 end

@@ -52,7 +52,7 @@ class World:
         self.run("UPDATE tweets SET deleted_at = now(), text = NULL WHERE id = ANY (:ids)", ids=list(ids))
 
     def rebuild(self, *users: int) -> None:
-        rebuild(self.engine, self.timelines, Kind.HOME, users, renew=True)
+        rebuild(self.engine, self.timelines, Kind.HOME, users, renew=CLUSTERS)
 
     def node(self, cluster: str, user: int = READER) -> RedisNode:
         return self.timelines.clusters.node_for(cluster, user)

@@ -67,7 +67,7 @@ def test_nodes_that_hang_cost_one_time_out_together_then_a_probe_and_then_nothin
         first, first_s = call(clusters)
         second, second_s = call(clusters)
         third, third_s = call(clusters)
-        assert not any(clusters.answers(name) for name in HANG)
+        assert not any(clusters.node(name).answers for name in HANG)
         with pytest.raises(RedisUnavailable, match=r"a1 at redis://.* is not called: it answered neither a call nor"):
             clusters.node("a1").command("PING")
 
@@ -75,7 +75,7 @@ def test_nodes_that_hang_cost_one_time_out_together_then_a_probe_and_then_nothin
     assert CALL_TIMEOUT_S <= first_s < CALL_TIMEOUT_S + PROBE_TIMEOUT_S
     assert second_s < DECIDED_WITHIN_S
     assert third_s < FAST_S
-    wait_until(lambda: all(clusters.answers(name) for name in HANG), "them to be called again", 2 * AWAY_S + 1)
+    wait_until(lambda: all(clusters.node(name).answers for name in HANG), "them to be called again", 2 * AWAY_S + 1)
     assert kinds(call(clusters)[0]) == ["one"] * 3
 
 
@@ -89,13 +89,13 @@ def test_a_node_whose_connections_were_closed_is_called_again_at_once(clusters: 
 
     assert kinds(again) == ["one"] * 3
     assert max(took_s, again_s) < PROBE_TIMEOUT_S
-    assert clusters.answers(HANG[0])
+    assert clusters.node(HANG[0]).answers
 
 
 def test_one_that_resets_every_connection_is_known_as_away_at_once(clusters: RedisClusters, proxy: Proxy) -> None:
     with proxy.resetting():
         calls = [call(clusters) for _ in range(2)]
-        assert not clusters.answers(HANG[0])
+        assert not clusters.node(HANG[0]).answers
 
     assert [kinds(answers) for answers, _ in calls] == [["away", "one", "one"]] * 2
     assert all(took_s < PROBE_TIMEOUT_S for _, took_s in calls)
@@ -106,11 +106,11 @@ def test_one_that_answers_late_is_away_and_a_probe_that_is_answered_in_time_brin
 ) -> None:
     with proxy.slow(2 * CALL_TIMEOUT_S):
         calls = [call(clusters) for _ in range(2)]
-        assert not clusters.answers(HANG[0])
+        assert not clusters.node(HANG[0]).answers
 
     assert [kinds(answers) for answers, _ in calls] == [["away", "one", "one"]] * 2
     assert sum(took_s for _, took_s in calls) < CALL_TIMEOUT_S + DECIDED_WITHIN_S
-    wait_until(lambda: clusters.answers(HANG[0]), "it to be called again", 2 * AWAY_S + 1)
+    wait_until(lambda: clusters.node(HANG[0]).answers, "it to be called again", 2 * AWAY_S + 1)
     assert kinds(call(clusters)[0]) == ["one"] * 3
 
 

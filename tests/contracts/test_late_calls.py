@@ -149,7 +149,7 @@ def check_pools(clusters: RedisClusters, names: Sequence[str]) -> None:
     """Each pool has all its connections, and the next caller reads the answer to his own question."""
     for name in names:
         node = clusters.node(name)
-        wait_until(lambda name=name: clusters.answers(name), "a probe that is answered")  # type: ignore[misc]
+        wait_until(lambda name=name: clusters.node(name).answers, "a probe that is answered")  # type: ignore[misc]
         assert node._pool._in_use_connections == {connection for connection, _ in node._idle}
         for question in ("one", "two"):
             assert node.command("ECHO", f"{name} {question}") == f"{name} {question}".encode()

@@ -208,7 +208,7 @@ def test_renewing_a_present_timeline_fills_it_up_in_every_copy(
     for cluster in CLUSTERS:
         stores.clusters.node_for(cluster, reader).command("RPOP", redis_keys.home_timeline(reader))
 
-    rebuild(stores.engine, stores.timelines, Kind.HOME, [reader], renew=True)
+    rebuild(stores.engine, stores.timelines, Kind.HOME, [reader], renew=CLUSTERS)
 
     assert listed(stores, reader) == in_every_copy(tweets)
 

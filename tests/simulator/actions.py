@@ -1,6 +1,6 @@
 """What users do: each call of theirs is a process of its own, so it can freeze or die anywhere inside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from random import Random
@@ -182,12 +182,12 @@ class Actions:
         self._oracle.check_tweets(self._stores.bodies.read([tweet_id]).values(), deleted, "a reader of one tweet")
 
     def _rebuild(self) -> None:
-        self._rebuild_some(renew=False)
+        self._rebuild_some(renew=())
 
     def _renew(self) -> None:
-        self._rebuild_some(renew=True)
+        self._rebuild_some(renew=CLUSTERS)
 
-    def _rebuild_some(self, *, renew: bool) -> None:
+    def _rebuild_some(self, *, renew: Sequence[str]) -> None:
         kind = self._rng.choice(list(Kind))
         rebuild(self._ground.engine, self._ground.timelines, kind, [self._some_user()], renew=renew)
 
