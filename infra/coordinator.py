@@ -118,7 +118,7 @@ class Coordinator:
                     self._say(str(error))
                     if isinstance(error, ZooKeeperUnavailable):
                         self._unfit_since_s.clear()
-                    if isinstance(error, ConfigurationError):
+                    if isinstance(error, ConfigurationError | Undecodable):  # waits for a person
                         health.enter(State.WAITING, str(error))
             self._trouble = self._trouble_now
             stop.wait(PERIOD_S if self._changes == before else AFTER_CHANGE_S)

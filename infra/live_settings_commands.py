@@ -101,7 +101,12 @@ def _words(version: Version) -> str:
 
 
 def _change_words(change: Change) -> str:
-    return f"{change.name} {change.old:,} → {change.new:,}"
+    return f"{change.name} {_shown(change.old)} → {change.new:,}"
+
+
+def _shown(value: object) -> str:
+    """What was stored by hand may be no number."""
+    return f"{value:,}" if isinstance(value, int) else repr(value)
 
 
 def _as_json(setting: Setting, live: LiveSettings) -> dict[str, object]:

@@ -59,8 +59,8 @@ def add(
             check_add(options, found, look(zookeeper))
             return {name: Wish(url, before.weight if weight is None else weight)}
 
-        change_wishes(zookeeper, decide)
-        _finish(zookeeper, name[0], {"node": name, "url": hide_secrets(url)}, (name,), wait, as_json)
+        mine = change_wishes(zookeeper, decide)
+        _finish(zookeeper, name[0], {"node": name, "url": hide_secrets(url)}, mine, wait, as_json)
 
 
 def drain(context: typer.Context, name: NameArgument, wait: WaitFlag = True, as_json: JsonFlag = False) -> None:
@@ -79,8 +79,8 @@ def drain(context: typer.Context, name: NameArgument, wait: WaitFlag = True, as_
             before = wishes.get(name, NO_WISH)
             return {name: Wish(before.url, before.weight, drained=True)}
 
-        change_wishes(zookeeper, decide)
-        _finish(zookeeper, name[0], {"node": name}, (name,), wait, as_json)
+        mine = change_wishes(zookeeper, decide)
+        _finish(zookeeper, name[0], {"node": name}, mine, wait, as_json)
 
 
 def rebalance(
@@ -107,10 +107,9 @@ def rebalance(
             check_weights(weights, look(zookeeper))
             return with_weights(weights, wishes)
 
-        if weights:
-            change_wishes(zookeeper, decide)
+        mine = change_wishes(zookeeper, decide) if weights else {}
         clusters = {name[0] for name in weights} or set(CLUSTERS)
-        _finish(zookeeper, clusters, {"weights": weights}, tuple(weights), wait, as_json)
+        _finish(zookeeper, clusters, {"weights": weights}, mine, wait, as_json)
 
 
 def parse_weights(texts: Collection[str]) -> dict[str, int]:
@@ -149,7 +148,7 @@ def _finish(
     zookeeper: ZooKeeper,
     clusters: Collection[str],
     result: Mapping[str, Any],
-    names: Collection[str],
+    mine: Wishes,
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -157,9 +156,7 @@ def _finish(
     began_s, done = time.monotonic(), False
     if wait:
         with _interruptible() as stop:
-            wishes = look(zookeeper).wishes
-            waiting = Wait(zookeeper, clusters, {name: wishes[name] for name in names if name in wishes}, stop)
-            done = waiting.until_done()
+            done = Wait(zookeeper, clusters, mine, stop).until_done()
     known = look(zookeeper)
     standing = standing_of(known, clusters)
     if as_json:

@@ -35,7 +35,6 @@ class Wait:
         self._stop = stop
         self._began_s = time.monotonic()
         self._said: set[str] = set()
-        self.moved = 0  # slots that got another node or were warmed meanwhile
 
     def until_done(self) -> bool:
         """False when it was stopped before. Raises `CheckFailed` when somebody else changed a wish, and
@@ -47,8 +46,7 @@ class Wait:
             while True:
                 standing = self._look()
                 most = max(most, standing.left)
-                self.moved = most - standing.left
-                bar.update(task, completed=self.moved, total=most or None)
+                bar.update(task, completed=most - standing.left, total=most or None)
                 if standing.done:
                     return True
                 self._say_what_is_in_the_way(standing)

@@ -63,19 +63,20 @@ class Standing:
         return not self.left and not self.missing
 
 
-def pending_slots(known: Look, cluster: str) -> list[int]:
-    """The slots of a cluster that are to get another node, as far as can be told from outside: that a node is away for
-    good only the coordinator knows."""
+def pending_slots(known: Look, clusters: Collection[str]) -> dict[str, list[int]]:
+    """The slots of each of these clusters that are to get another node, as far as can be told from outside: that a node
+    is away for good only the coordinator knows."""
     shard_map, members = known.shard_map, known.members
     fit = fit_names(members)
     nodes = Nodes(joining=fit - set(shard_map.nodes), leaving=set(), well=fit & set(shard_map.nodes))
-    return moved_slots(shard_map, wanted_map(shard_map, members, known.wishes, nodes), cluster)
+    wanted = wanted_map(shard_map, members, known.wishes, nodes)
+    return {cluster: moved_slots(shard_map, wanted, cluster) for cluster in clusters}
 
 
 def standing_of(known: Look, clusters: Collection[str]) -> Standing:
     """What is left to do there."""
     shard_map, drained = known.shard_map, drained_names(known.wishes)
-    pending = {(cluster, slot) for cluster in clusters for slot in pending_slots(known, cluster)}
+    pending = {(cluster, slot) for cluster, slots in pending_slots(known, clusters).items() for slot in slots}
     holding = (name for name in drained & set(shard_map.nodes) if name[0] in clusters)
     pending |= {
         (name[0], slot) for name in holding for slot in shard_map.slots_on(name)

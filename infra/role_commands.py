@@ -15,7 +15,7 @@ from infra.cli import settings_of
 from infra.composition import Stores, stores
 from infra.coordinator import Coordinator
 from infra.epoch_guard import EpochGuard
-from infra.errors import ConfigurationError, LeaseLost, UseError
+from infra.errors import ConfigurationError, LeaseLost, UseError, ZooKeeperUnavailable
 from infra.hash_ring import WEIGHT_MAX
 from infra.health import Check, Health, State
 from infra.leases import COORDINATOR, lead
@@ -44,7 +44,12 @@ def coordinator(context: typer.Context) -> None:
         health.also_ready_if(_answers(opened.zookeeper))
         beside = partial(_beside, opened, settings.kafka_bootstrap)
         while not stop.is_set():
-            _lead(opened.zookeeper, EpochGuard(opened.engine), stop, health, beside)
+            try:
+                _lead(opened.zookeeper, EpochGuard(opened.engine), stop, health, beside)
+            except ZooKeeperUnavailable as error:  # no session for the lease can be opened: it stands by again
+                log.warning("election waits", error=str(error))
+                health.enter(State.WAITING, str(error))
+                stop.wait(WATCH_PERIOD_S)
 
 
 @contextmanager

@@ -21,10 +21,10 @@ SHOWN_MAX = 80  # bytes of an entry that cannot be read
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one setting."""
+    """What became of one setting. `old` is what was stored, which somebody may have written by hand."""
 
     name: str
-    old: int
+    old: Any
     new: int
 
 

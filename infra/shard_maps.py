@@ -16,6 +16,7 @@ import structlog
 
 from infra import metrics
 from infra.copies import Copies
+from infra.epochs import RESTORE_COMMAND
 from infra.errors import FanfoldError, ZooKeeperUnavailable
 from infra.shard_map import ShardMap, decode_shard_map
 from infra.znodes import UNREADABLE
@@ -43,6 +44,7 @@ class ShardMaps:
         self._down_since_s: dict[str, float] = {}
         self._checked_s = float("-inf")
         self._known = threading.Event()
+        self._refused = ""
         self._stopped = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._keep_checking, name="shard-map", daemon=True)
@@ -53,7 +55,7 @@ class ShardMaps:
     def value(self, timeout_s: float = FIRST_VALUE_TIMEOUT_S) -> ShardMap:
         """The last known one; waits for the first. Raises `ZooKeeperUnavailable` when none comes."""
         if self._value is None and not self._known.wait(timeout_s):
-            raise ZooKeeperUnavailable(f"ZooKeeper holds nothing at {PLACEMENT_PATH}: is a coordinator running?")
+            raise ZooKeeperUnavailable(self._why_none())
         assert self._value is not None
         return self._value
 
@@ -114,8 +116,10 @@ class ShardMaps:
         try:
             copies, placement = Copies.decode(found[0][0]), decode_shard_map(found[1][0])
         except UNREADABLE as error:
-            log.error("watched value refused", paths=[COPIES_PATH, PLACEMENT_PATH], error=str(error))
+            self._refused = str(error) or type(error).__name__
+            log.error("watched value refused", paths=[COPIES_PATH, PLACEMENT_PATH], error=self._refused)
             return
+        self._refused = ""
         self._take(_Seen(copies, found[0][1]), _Seen(placement, found[1][1]))
         if copies.epoch == placement.epoch:  # else the epoch was raised between the two reads
             self._checked_s = sent_s
@@ -131,6 +135,13 @@ class ShardMaps:
         self._stopped = True
         self._wake.set()
         self._thread.join(CLOSE_WITHIN_S)
+
+    def _why_none(self) -> str:
+        if self._refused:
+            return f"the shard map in ZooKeeper cannot be read ({self._refused}): `{RESTORE_COMMAND}`"
+        if self._zookeeper.suspended.is_set():
+            return "ZooKeeper does not answer, and the shard map was not read before"
+        return f"ZooKeeper holds nothing at {PLACEMENT_PATH}: is a coordinator running?"
 
     def _keep_checking(self) -> None:
         while not self._stopped:

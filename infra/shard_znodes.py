@@ -78,4 +78,4 @@ def _read(zookeeper: ZooKeeper, path: str, decode: Callable[[bytes], T]) -> tupl
     try:
         return decode(found[0]), found[1]
     except UNREADABLE as error:
-        raise Undecodable(f"the znode {path} cannot be read: {error}") from error
+        raise Undecodable(f"the znode {path} cannot be read ({error}): `{RESTORE_COMMAND}`") from error

@@ -165,8 +165,7 @@ def report_shards(shard_map: ShardMap | None, members: Members, wishes: Wishes |
     if shard_map is None:
         return ShardsReport(None, nodes, (), {})
     known = Look(shard_map, members, wishes or {})
-    to_move = {cluster: len(pending_slots(known, cluster)) for cluster in CLUSTERS}
-    to_move = {cluster: count for cluster, count in to_move.items() if count}
+    to_move = {cluster: len(slots) for cluster, slots in pending_slots(known, CLUSTERS).items() if slots}
     return ShardsReport(shard_map.epoch, nodes, tuple(_moving(shard_map)), to_move)
 
 

@@ -74,8 +74,8 @@ def read_wishes(zookeeper: ZooKeeper, refused: Callable[[Undecodable], None] = l
 
 
 def change_wishes(zookeeper: ZooKeeper, decide: Callable[[Wishes], Wishes]) -> dict[str, Wish]:
-    """Stores what `decide` makes of the wishes as they are, and returns those that were stored; it may raise, and
-    nothing is changed then.
+    """Stores what `decide` makes of the wishes as they are, and returns that: those that it names are wished now, also
+    when they were before. It may raise, and nothing is changed then.
 
     Every change raises the version of the folder, so two at the same time are one after the other: what was decided by
     looking at all nodes still holds when it is stored. A crash leaves all of it or nothing.
@@ -85,11 +85,10 @@ def change_wishes(zookeeper: ZooKeeper, decide: Callable[[Wishes], Wishes]) -> d
         zookeeper.sync(WISHES_PATH)
         folder = zookeeper.read(WISHES_PATH)
         before = read_wishes(zookeeper)
-        changed = {name: wish for name, wish in decide(before).items() if before.get(name) != wish}
-        if not changed:
-            return {}
-        if folder is not None and _store(zookeeper, folder[1], changed):
-            return changed
+        wanted = dict(decide(before))
+        changed = {name: wish for name, wish in wanted.items() if before.get(name) != wish}
+        if not changed or (folder is not None and _store(zookeeper, folder[1], changed)):
+            return wanted
     raise Conflict(f"others changed the wishes {TRIES_MAX} times meanwhile: try again")
 
 

@@ -1,7 +1,7 @@
 """A worker process: makes the parts, runs the Faust app until SIGTERM, with everything chosen on one screen."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import faust
@@ -31,8 +31,7 @@ def run_worker(settings: Settings) -> None:
     show_health(settings, health)
     stores = open_stores(settings)
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="round")
-    positions = _positions(stores, bootstrap)
-    kept_ms = retentions_ms(bootstrap, LOGS_OF_WORKERS)
+    positions, kept_ms = _of_logs(stores, bootstrap)
     retentions = {AGENT_OF[topic]: ms for topic, ms in kept_ms.items()}
     letters, share_max = DeadLetters(bootstrap), settings.dead_letter_share_max
     parts = Parts(stores.engine, stores.timelines, letters, bootstrap, threads, share_max)
@@ -53,10 +52,11 @@ def run_worker(settings: Settings) -> None:
     worker.execute_from_commandline()
 
 
-def _positions(stores: Stores, bootstrap: str) -> Positions:
-    """Raises `ConfigurationError` when something of the logs is missing: a person must look first."""
+def _of_logs(stores: Stores, bootstrap: str) -> tuple[Positions, Mapping[str, int | None]]:
+    """Where to go on, and how long each log is kept. Raises `ConfigurationError` when something of the logs is missing:
+    a person must look first."""
     try:
-        return Positions(stores.engine, bootstrap)
+        return Positions(stores.engine, bootstrap), retentions_ms(bootstrap, LOGS_OF_WORKERS)
     except BaseException:
         stores.close()
         raise
