@@ -14,9 +14,10 @@ import structlog
 
 from consumers.activity_listener import ActivityListener, Call, live_tweets, told_by
 from consumers.activity_position import gap, start_of
-from consumers.live_feed import TOLD_TO_ONE_MAX
+from consumers.live_catch_up import SLOWEST_POLL_S, SLOWEST_S
+from consumers.live_feed import READ_S, TOLD_TO_ONE_MAX
 from consumers.live_frames import EventQueue, Reason, farewell, opening, with_id
-from consumers.live_lag import FeedLag
+from consumers.live_lag import STUCK_S, FeedLag, Stuck
 from consumers.live_telling import patiently
 from consumers.tweet_stream_filter import Filter
 from infra import metrics
@@ -24,12 +25,9 @@ from infra.errors import Closed, PositionLost
 from infra.log_reader import ACTIVITY_LOGS, Cut, Log, LogMessage, LogReader, LogWatch
 from infra.tweet_bodies import TweetBodies
 
-READ_S = 0.1  # for the first message of a read; a stop waits no longer
 MARK_EVERY_S = 15.0  # where a stream is, for its heartbeat
 IDLE_S = 10.0  # the thread goes on for so long when nobody listens
 CATCH_UP_AT_ONCE = 4  # readers of the past, each with its own client of Kafka; who comes then waits
-SLOWEST_S = 5.0  # what a reader of the past waits for a client to take its events; then its queue may fill
-SLOWEST_POLL_S = 0.02
 JOIN_S = 2.0
 RETRY_AFTER_FAILURE_MS = 1_000
 
@@ -91,7 +89,7 @@ class ActivityFeed:
                     first = listener.position(begins)
                     frames = [opening(first)] + ([with_id(first, gap(reason))] if reason else [])
                     self._post([partial(queue.put, frame) for frame in frames])
-                    if not self._take_over(listener, begins):
+                    if self._take_over(listener, begins):
                         self._catch_up(listener)
             finally:
                 self._expect_no_more()
@@ -115,11 +113,14 @@ class ActivityFeed:
             self._listen(listener)
 
     def _catch_up(self, listener: ActivityListener) -> None:
-        reader = LogReader(self._bootstrap, listener.begins)
+        reader, stuck = LogReader(self._bootstrap, listener.begins), Stuck()
         try:
-            while listener.queue.ended is None and not self._take_over(listener, reader.cut):
+            while listener.queue.ended is None and (behind := self._take_over(listener, reader.cut)):
                 if self.stopped.is_set():
                     raise Closed("the streams of this process were closed")
+                if stuck.since(behind, time.monotonic()) > STUCK_S:
+                    reader.renew()
+                    stuck = Stuck()
                 for part in batched(reader.read(READ_S)):
                     self._post(told_by(part, [listener], reader.cut, self._tweets_of))
                     until_s = time.monotonic() + SLOWEST_S
@@ -128,16 +129,17 @@ class ActivityFeed:
         finally:
             reader.close()
 
-    def _take_over(self, listener: ActivityListener, reached: Cut) -> bool:
-        """The feed tells it from now on, from `reached`. False when the feed has read further."""
+    def _take_over(self, listener: ActivityListener, reached: Cut) -> Cut:
+        """The feed tells it from now on, from `reached`; unless the feed has read further: then where it has, with what
+        was reached there."""
         with self._lock:
             if self._reader is None:
                 raise PositionLost("the feed of the streams of activity has ended")
-            if any(reached[one] < offset for one, offset in self._reader.cut.items()):
-                return False
+            if behind := {one: reached[one] for one, offset in self._reader.cut.items() if reached[one] < offset}:
+                return behind
             listener.begins = dict(reached)
             self._listen(listener)
-            return True
+            return {}
 
     def _listen(self, listener: ActivityListener) -> None:
         """With the lock. Who is gone by now was taken out before he was in, and would stay for ever."""

@@ -49,7 +49,8 @@ class TweetStream:
 
     `bodies` (`stores.bodies`) gives posted events their tweets; a filter by text needs it. Raises `InvalidInput` for an
     offset that the log does not have, `NotFound` without the topic, `KafkaUnavailable`. Iterating raises `PositionLost`
-    when the log no longer has what comes next: nothing is skipped, see `reset_group`. While a server is away it waits.
+    when the log no longer has what comes next: nothing is skipped, see `reset_group`; and `KafkaUnavailable` when the
+    broker does not say where a partition goes on that it hands out. While a server is away it waits otherwise.
     """
 
     def __init__(self, bootstrap: str, options: StreamOptions | None = None, bodies: TweetBodies | None = None) -> None:

@@ -130,17 +130,12 @@ def _has_members(admin: AdminClient, group: str) -> bool:
 
 def recreate(engine: sa.Engine, bootstrap: str, topic: Topic, create: Callable[[], object], group: str = GROUP) -> None:
     """Deletes a topic with all that is in it, has it made anew, and lets its readers begin there. Raises `Conflict`
-    while a worker runs."""
+    while a worker runs. What a run that broke off left is done by the next one."""
     with kafka_errors(bootstrap):
         admin = admin_client(bootstrap, ASK_TIMEOUT_S)
         if _has_members(admin, group):
             raise Conflict(f"group {group} has members: stop all workers, relays and counters first")
-        admin.delete_topics([topic.name])[topic.name].result(ASK_TIMEOUT_S)
-    deadline_s = time.monotonic() + GONE_WITHIN_S
-    while topic.name in admin.list_topics(timeout=ASK_TIMEOUT_S).topics:
-        if time.monotonic() > deadline_s:
-            raise KafkaUnavailable(f"topic {topic.name} is still there {GONE_WITHIN_S:g} s after it was deleted")
-        time.sleep(LOOK_EVERY_S)
+        _delete(admin, topic)
     create()
     held = read_held(bootstrap, [topic])
     with transaction(engine) as connection:
@@ -148,6 +143,20 @@ def recreate(engine: sa.Engine, bootstrap: str, topic: Topic, create: Callable[[
     set_offsets(bootstrap, group, [TopicPartition(*place, one.start) for place, one in held.items()])
     now = datetime.now(UTC)
     note_worked(engine, {place: Seen(one.log_id, one.start, now) for place, one in held.items()}, anew=True)
+
+
+def _delete(admin: AdminClient, topic: Topic) -> None:
+    """Returns when it is gone; it may be gone already. Raises `KafkaException`, `KafkaUnavailable`."""
+    try:
+        admin.delete_topics([topic.name])[topic.name].result(ASK_TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise
+    deadline_s = time.monotonic() + GONE_WITHIN_S
+    while topic.name in admin.list_topics(timeout=ASK_TIMEOUT_S).topics:
+        if time.monotonic() > deadline_s:
+            raise KafkaUnavailable(f"topic {topic.name} is still there {GONE_WITHIN_S:g} s after it was deleted")
+        time.sleep(LOOK_EVERY_S)
 
 
 _FORGET = sa.text("DELETE FROM folded WHERE topic = :topic AND partition = :partition")

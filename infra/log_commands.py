@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from infra.kafka import GROUP
 from infra.kafka_logs import messages_from
 from infra.log_losses import advice
 from infra.settings import Settings
-from infra.topics import TOPICS, Topic, create_topics
+from infra.topics import TOPICS, Topic, create_topics, partitions_by_topic
 from infra.worked_logs import read_places
 
 Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this nothing is changed.")]
@@ -85,7 +86,7 @@ def topics_recreate(
     """
     settings = settings_of(context)
     bootstrap = settings.need("kafka_bootstrap")
-    unread = _unread(bootstrap, topic)
+    unread = count_unread(bootstrap, topic)
     if execute:
         with _engine(settings) as engine:
             recreate(engine, bootstrap, topic, partial(create_topics, bootstrap))
@@ -100,11 +101,14 @@ def topics_recreate(
         say("nothing was changed: add --execute")
 
 
-def _unread(bootstrap: str, topic: Topic) -> int | None:
-    """Of the partitions that the workers read; None for a log that is not theirs."""
+def count_unread(bootstrap: str, topic: Topic) -> int | None:
+    """Of the partitions that there are, which may be more or fewer than there should be; None for a log that the
+    workers do not read."""
     if topic.read_by == "counters":
         return None
-    places = [(topic.name, partition) for partition in range(topic.partitions)]
+    if not (has := partitions_by_topic(bootstrap).get(topic.name, 0)):
+        return 0
+    topic, places = replace(topic, partitions=has), [(topic.name, partition) for partition in range(has)]
     committed = read_places(bootstrap, GROUP, places)
     return messages_from(bootstrap, topic, [committed[place] or 0 for place in places])
 

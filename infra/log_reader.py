@@ -1,7 +1,7 @@
 """Reading both logs by hand: from given offsets, committed messages only, in no group. The reader keeps its own cut.
 
 `LogWatch` asks the broker where the logs begin and end, which logs they are, and how far the agents have worked them
-off. Used by consumers/live_feed.py.
+off. Next: consumers/live_feed.py, replay_sources.py.
 """
 
 import threading

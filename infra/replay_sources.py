@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from infra.cloud_events import TYPES, constant_headers, headers_of
 from infra.database import reading
-from infra.errors import Undecodable
+from infra.errors import KafkaUnavailable, Undecodable
 from infra.events import REPLAY_HEADER, Activity, ActivityType, decode_activity, encode_activity
 from infra.kafka import Message
 from infra.log_reader import LogMessage, LogReader
@@ -27,6 +27,7 @@ from infra.tweet_ids import time_ms_of
 
 PAGE_ROWS = 2_000  # tweets that one question looks at: some milliseconds, and nothing is held longer than that
 READ_S = 0.2  # for the first message; a stop waits no longer
+SILENT_MAX_S = 20.0  # of reads without a message; longer than an open transaction holds the log up
 SOURCE = "/fanfold/replay/"  # of events that the database tells, with the job's number
 
 
@@ -49,7 +50,9 @@ class Page:
 
 
 def pages(engine: sa.Engine, bootstrap: str, job: Job) -> Iterator[Page]:
-    """All that is left of a job, from its position on: the database first. A page may have nothing to send."""
+    """All that is left of a job, from its position on: the database first. A page may have nothing to send. Raises
+    `KafkaUnavailable` when the log gives nothing any more: begun again, it is read by another client, since one that a
+    frozen broker refused asks for nothing and says nothing."""
     chosen = _Chosen(job.what, read_followers_of(engine, job.what.followers_of))
     position = job.position
     for page in _of_database(engine, job, position):
@@ -132,9 +135,14 @@ def _of_log(bootstrap: str, job: Job, position: Position, chosen: _Chosen) -> It
     if not left:
         return
     with closing(LogReader(bootstrap, left)) as reader:
+        silent_s = 0.0
         while any(at < ends[partition] for partition, at in reached.items()):
             items, looked, unreadable = [], 0, 0
-            for message in reader.read(READ_S):
+            messages = reader.read(READ_S)
+            silent_s = 0.0 if messages else silent_s + READ_S
+            if silent_s > SILENT_MAX_S:
+                raise KafkaUnavailable(f"Kafka at {bootstrap} has given nothing of the log for {SILENT_MAX_S:g} s")
+            for message in messages:
                 partition = message.log[1]
                 if reached[partition] >= ends[partition] or message.offset >= ends[partition]:
                     reached[partition] = ends[partition]

@@ -69,7 +69,7 @@ def create_topics(bootstrap: str, replicas: int = -1) -> list[str]:
     """Creates what is missing and returns its names; `replicas` -1 is the broker's default. Raises `ConfigurationError`
     when a log is there with another number of partitions: its messages would be another partition's now."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    new = [_new_log(topic, replicas) for topic in TOPICS]
+    new = [_new_log(topic.name, topic, replicas) for topic in TOPICS]
     new += [_new_dead_letters(topic.dead_letters, replicas) for topic in TOPICS]
     new.append(NewTopic(DEAD_LETTERS_DONE, 1, replicas, config={"cleanup.policy": "compact"}))
     created = _create(admin, bootstrap, new)
@@ -91,19 +91,19 @@ def _create(admin: AdminClient, bootstrap: str, new: list[NewTopic]) -> list[str
     return created
 
 
-def _new_log(topic: Topic, replicas: int) -> NewTopic:
-    limits = {"retention.ms": str(topic.retention_ms), "max.message.bytes": str(MESSAGE_BYTES_MAX)}
-    return NewTopic(topic.name, topic.partitions, replicas, config=limits)
+def _new_log(name: str, like: Topic, replicas: int = -1) -> NewTopic:
+    limits = {"retention.ms": str(like.retention_ms), "max.message.bytes": str(MESSAGE_BYTES_MAX)}
+    return NewTopic(name, like.partitions, replicas, config=limits)
 
 
-def _new_dead_letters(name: str, replicas: int) -> NewTopic:
+def _new_dead_letters(name: str, replicas: int = -1) -> NewTopic:
     limits = {"retention.ms": str(DEAD_LETTER_RETENTION_MS), "max.message.bytes": str(DEAD_LETTER_BYTES_MAX)}
     return NewTopic(name, 1, replicas, config=limits)
 
 
-def create_dead_letters(bootstrap: str, name: str, replicas: int = -1) -> None:
+def create_dead_letters(bootstrap: str, name: str) -> None:
     """Creates a topic of dead letters if it is not there: that of another reader's group. Raises `KafkaUnavailable`."""
-    _create(AdminClient({"bootstrap.servers": bootstrap}), bootstrap, [_new_dead_letters(name, replicas)])
+    _create(AdminClient({"bootstrap.servers": bootstrap}), bootstrap, [_new_dead_letters(name)])
 
 
 def check_backfill_topic(name: str) -> None:
@@ -118,10 +118,10 @@ def create_backfill_topic(bootstrap: str, name: str) -> bool:
     the order of an author would be another one, and `KafkaUnavailable`."""
     check_backfill_topic(name)
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 4})  # warnings; closing it is none
-    limits = {"retention.ms": str(ACTIVITY.retention_ms), "max.message.bytes": str(MESSAGE_BYTES_MAX)}
-    new = NewTopic(name, ACTIVITY.partitions, -1, config=limits)
     try:
-        admin.create_topics([new], operation_timeout=CREATE_TIMEOUT_S)[name].result(timeout=CREATE_TIMEOUT_S)
+        admin.create_topics([_new_log(name, ACTIVITY)], operation_timeout=CREATE_TIMEOUT_S)[name].result(
+            timeout=CREATE_TIMEOUT_S
+        )
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_EXCEPTION:
             raise InvalidInput(f"{name[:60]!r} is no name of a topic: {error.args[0].str()}") from error
@@ -144,8 +144,12 @@ def _check_partitions(admin: AdminClient, bootstrap: str) -> None:
             need_partitions(topic, found[topic.name], bootstrap)
 
 
-def _partitions(admin: AdminClient, bootstrap: str) -> dict[str, int]:
+def partitions_by_topic(bootstrap: str) -> dict[str, int]:
     """How many each topic has. Raises `KafkaUnavailable`."""
+    return _partitions(AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}), bootstrap)
+
+
+def _partitions(admin: AdminClient, bootstrap: str) -> dict[str, int]:
     try:
         found = admin.list_topics(timeout=CREATE_TIMEOUT_S).topics
     except KafkaException as error:

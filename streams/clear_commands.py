@@ -35,8 +35,8 @@ REDRIVE_HELP = """Send dead letters to their log again, as a replay; without --e
 \b
 What came since is respected: an event is looked at by what the database
 says now, deliveries are compared with it right before they are applied,
-a like goes only while it is its user's last word. Those of one key keep
-their order. What cannot be read is refused, with the reason, and stays.
+a like goes only if it is its user's last word when this begins. Those of
+one key keep their order. What cannot be read is refused, with the reason, and stays.
 Exit 1: some were refused.
 """
 DROP_HELP = """Give dead letters up; without --execute it says which.

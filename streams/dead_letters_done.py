@@ -17,7 +17,7 @@ from infra.errors import KafkaUnavailable, NotFound
 from infra.kafka import GROUP, Message
 from infra.kafka_logs import PARTITION_END, admin_client, ids_by_name
 from infra.topics import DEAD_LETTERS_DONE
-from streams.read_dead_letters import ANSWER_WITHIN_S, NO_TOPIC
+from streams.read_dead_letters import ANSWER_WITHIN_S, NO_TOPIC, no_topic
 
 READ_MESSAGES_MAX = 10_000  # of one call; some 60 bytes each
 PARTITION = 0  # the only one
@@ -75,8 +75,7 @@ def _ids(bootstrap: str, topics: list[str]) -> dict[str, str]:
         return ids_by_name(admin_client(bootstrap, ANSWER_WITHIN_S), topics, ANSWER_WITHIN_S)
     except KafkaException as error:
         if error.args[0].code() in NO_TOPIC:
-            missing = " or ".join(topics)
-            raise NotFound(f"there is no topic {missing}: `fanfold topics create` makes it") from error
+            raise NotFound(no_topic(topics)) from error
         raise KafkaUnavailable(f"Kafka at {bootstrap} does not answer: {error.args[0].str()}") from error
 
 

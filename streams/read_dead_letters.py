@@ -17,6 +17,7 @@ from infra import dead_letters
 from infra.errors import KafkaUnavailable, NotFound
 from infra.kafka import GROUP
 from infra.kafka_logs import PARTITION_END
+from infra.topics import TOPICS
 
 PARTITION = 0  # the only one of a topic of dead letters: infra/topics.py
 ANSWER_WITHIN_S = 10.0  # for each letter; a broker on a busy machine takes a second
@@ -137,13 +138,20 @@ def read_one(consumer: Consumer, topic: str, offset: int) -> Buried:
     raise NotFound(f"{topic} has no dead letter at offset {offset}; it holds the offsets {start} to {end - 1}")
 
 
+def no_topic(topics: Collection[str]) -> str:
+    """The sentence for topics of dead letters of which one is not there."""
+    ours = all(topic in {one.dead_letters for one in TOPICS} for topic in topics)
+    made = "`fanfold topics create` makes it" if ours else "a group's is made with its first dead letter"
+    return f"there is no topic {' or '.join(topics)}: {made}"
+
+
 def read_range(consumer: Consumer, topic: str) -> tuple[int, int]:
     """The first offset of a topic of dead letters, and the one after the last. Raises `NotFound`."""
     try:
         start, end = consumer.get_watermark_offsets(TopicPartition(topic, PARTITION), ANSWER_WITHIN_S)
     except KafkaException as error:
         if error.args[0].code() in NO_TOPIC:
-            raise NotFound(f"there is no topic {topic}: `fanfold topics create` makes it") from error
+            raise NotFound(no_topic([topic])) from error
         raise
     return start, end
 

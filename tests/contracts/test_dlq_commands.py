@@ -158,7 +158,7 @@ def test_a_topic_that_is_missing_is_told_how_to_make(services: Services, monkeyp
     done = CliRunner().invoke(dlq_commands.group, ["list"], obj=Settings(kafka_bootstrap=services.kafka_bootstrap))
 
     assert isinstance(done.exception, NotFound)
-    assert str(done.exception) == "there is no topic nowhere.dlq: `fanfold topics create` makes it"
+    assert str(done.exception) == "there is no topic nowhere.dlq: a group's is made with its first dead letter"
 
 
 def test_bytes_are_not_written_to_a_terminal(services: Services, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from infra.errors import ConfigurationError, Conflict, NotFound
 from infra.health import Health
 from infra.kafka import producer_config
 from infra.kafka_logs import retentions_ms
+from infra.log_commands import count_unread
 from infra.log_losses import Loss, Seen
 from infra.settings import Settings
 from infra.topics import ACTIVITY, DAY_MS, REACTIONS, Topic
@@ -181,10 +182,29 @@ def test_partitions_that_were_added_are_refused_and_the_topic_is_made_anew(log: 
 
     with pytest.raises(ConfigurationError, match=r"has 5 partitions, .* needs 2: `fanfold topics recreate guarded-"):
         log.next_offset()
+    assert count_unread(log.bootstrap, log.topic) == MESSAGES
     recreate(log.engine, log.bootstrap, log.topic, log.create, log.group)
 
     assert log.next_offset() == 0
     assert read_places(log.bootstrap, log.group, [log.place])[log.place] == 0
+
+
+def test_a_topic_that_a_run_before_has_deleted_and_not_made_is_made(log: Log) -> None:
+    with pytest.raises(NotAgain):
+        recreate(log.engine, log.bootstrap, log.topic, breaks_off, log.group)
+    assert count_unread(log.bootstrap, log.topic) == 0
+
+    recreate(log.engine, log.bootstrap, log.topic, log.create, log.group)
+
+    assert log.next_offset() == 0
+
+
+class NotAgain(Exception):
+    """Raised where a process would end."""
+
+
+def breaks_off() -> None:
+    raise NotAgain
 
 
 def test_nothing_is_accepted_while_a_member_of_the_group_reads(log: Log) -> None:
