@@ -91,13 +91,16 @@ class Child:
         if self.process is None:
             return self._begin_again(now_s) if now_s >= self.due_s else None
         if (code := self.exit_code()) is not None:
+            if code == EXIT_UNFINISHED and now_s < self.due_s:
+                return self._try_again(now_s)
             return self._lost(f"{ending(code)} while it started", now_s, code)
         if self.serves():
             self.part.complete()
             self.state = PartState.RUNNING
+            self.unfinished = 0
             return f"runs again (pid {self.process.pid})"
         if now_s >= self.due_s:
-            return self._lost(f"was not ready within {self.part.ready_within_s:.0f} s", now_s)
+            return self._lost(f"was not ready within {self._tries()}", now_s)
         return None
 
     def record(self) -> PartRecord:
@@ -122,9 +125,19 @@ class Child:
         self.due_s = now_s + self.part.ready_within_s
         return None
 
+    def _try_again(self, now_s: float) -> str | None:
+        """It asked for another start while it started: it gets that within the same time."""
+        self.unfinished += 1
+        try:
+            self.begin()
+        except StackError as error:
+            return self._lost(str(error), now_s)
+        return None
+
     def _lost(self, how: str, now_s: float, code: int | None = None) -> str:
         log_end = self._log_end()
         self.end()
+        self.unfinished = 0
         self._ended_at_s.append(now_s)
         wait_s = wait_before_restart_s(self._ended_at_s, now_s)
         if not self.wanted:

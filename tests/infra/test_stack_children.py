@@ -147,6 +147,36 @@ if len(open({str(tries)!r}).read().split()) < 3:
     assert "no partitions yet" in str(caught.value)  # the last try may have had no time to say anything
 
 
+def test_a_part_that_asks_for_another_start_while_it_is_started_again_gets_it_within_the_same_time(
+    tmp_path: Path, told: list[Progress]
+) -> None:
+    asking, ready = tmp_path / "asking", tmp_path / "ready"
+    ready.touch()
+    program = f"import os\nif os.path.exists({str(asking)!r}): raise SystemExit({EXIT_UNFINISHED})\n{STAY}"
+    crew = Crew(tmp_path, threading.Event(), told.append)
+    crew.launch([replace(part("worker", program, within_s=30.0), probe=lambda _pid: ready.exists())])
+    child, now_s = crew.child("worker"), 1_000.0
+    asking.touch()
+    ready.unlink()
+    child.signal(signal.SIGKILL)
+    wait_until(lambda: child.exit_code() is not None)
+    child.tend(now_s)
+    for tries in range(2 * ENDS_MAX):
+        child.tend(now_s + WAIT_S_MAX)
+        wait_until(lambda: child.exit_code() is not None)
+        assert (child.state, child.unfinished) == (PartState.RESTARTING, tries)
+    said = child.tend(now_s + WAIT_S_MAX + 30.0)
+    assert said is not None
+    assert said.startswith(f"ended with exit code {EXIT_UNFINISHED} while it started; it is started again in ")
+    assert child.unfinished == 0
+
+    asking.unlink()
+    ready.touch()
+    wait_until(lambda: child.tend(now_s + 3 * WAIT_S_MAX + 30.0) is not None or child.state is PartState.RUNNING)
+    assert child.state is PartState.RUNNING
+    crew.close(silent)
+
+
 def test_a_part_that_says_no_start_would_help_is_not_started_again_and_its_reason_is_shown(
     crew: Crew, told: list[Progress]
 ) -> None:
