@@ -65,6 +65,8 @@ class Drill:
         self.diary.note(f"{len(result.differences)} differences")
         print(self.diary.text())  # noqa: T201 - pytest shows it when a test fails, and with -s
         assert seen.wrong == []
+        said = (self.stack.data_dir / "logs" / "coordinator.log").read_text(encoding="utf-8")
+        assert "copies differ" not in said, "the comparison had something to mend"
         assert not result.differences, "\n".join(map(str, result.differences[:DIFFERENCES_SHOWN]))
         assert (result.clean, result.active_users) == (True, self.size.users)
 

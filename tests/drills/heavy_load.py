@@ -184,11 +184,13 @@ class Meter:
 
     @contextmanager
     def running(self) -> Iterator["Meter"]:
-        """While the context lasts."""
+        """While the context lasts. Raises what kept it from looking."""
         with ThreadPoolExecutor(1) as threads, ExitStack() as ending:
             ending.callback(self._stopped.set)
-            threads.submit(self._sample)
+            looking = threads.submit(self._sample)
             yield self
+            self._stopped.set()
+            looking.result()
 
     def taken(self) -> int:
         """Entries until now."""

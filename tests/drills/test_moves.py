@@ -31,7 +31,7 @@ pytestmark = pytest.mark.heavy
 
 SEED = 5
 SIZE = Size(users=600, authors=30, followers=200, deliveries_per_s=3_000.0, reads_per_s=100.0)
-LARGE = Size()  # with FANFOLD_DRILL=large in the environment of the tests
+LARGE = Size()  # with DRILL_SIZE=large in the environment of the tests
 SLOTS_MAX = 200  # a third of a cluster moves in two batches
 MOVED_WITHIN_S = 120.0
 READ_WITHIN_S = 3.0
@@ -42,7 +42,7 @@ DATABASE_SOURCES = ("below_floor", "rebuilding")
 
 
 def test_a_node_joins_each_cluster_and_another_one_is_drained_under_load(tmp_path: Path) -> None:
-    diary, size = Diary(SEED), LARGE if os.environ.get("FANFOLD_DRILL") == "large" else SIZE
+    diary, size = Diary(SEED), LARGE if os.environ.get("DRILL_SIZE") == "large" else SIZE
     with ExitStack() as servers, telling(diary), heavy_stack(size, SEED, diary) as (stack, opened):
         set_live_settings(opened.zookeeper, move_slots_max=SLOTS_MAX)
         urls = {}
