@@ -8,12 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from confluent_kafka import (
-    KafkaError,
-    KafkaException,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as KafkaMessage
 
 from infra.errors import KafkaUnavailable, Superseded
 from infra.topics import MESSAGE_BYTES_MAX, Topic
@@ -25,6 +21,8 @@ POLL_S = 0.05
 # librdkafka's own codes have names with an underscore; they are part of its interface all the same.
 FENCED_CODES = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)  # noqa: SLF001
 LEFT_CODES = (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID)
+
+Place = tuple[str, int]  # a topic and a partition of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def producer_config(bootstrap: str) -> dict[str, str | int | float | bool]:
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A group member's claim to partitions of a topic: the broker commits what is sent with it only while the member's
-    generation lasts. `offsets` is where its work in each partition begins, and what the group goes on from.
+    generation lasts. `offsets` is where the group goes on in each partition once that is committed.
     """
 
     topic: Topic
@@ -90,13 +88,14 @@ class TransactionalProducer:
             producer_config(bootstrap)
             | {"transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS}
         )
+        self._behind: dict[Place, int] = {}
         self._run(lambda: self._producer.init_transactions(CALL_TIMEOUT_S))
 
-    def send(self, messages: Iterable[Message], claim: Claim | None = None) -> None:
-        """All of them, or none that counts: returns after the commit. When the claim is over, none at all: raises
-        `Superseded`."""
+    def send(self, messages: Iterable[Message], claim: Claim | None = None) -> dict[Place, int]:
+        """All of them, or none that counts: returns after the commit, with the offset behind the last one in each
+        partition that took some. When the claim is over, none at all: raises `Superseded`."""
         self.begin(claim)
-        self.finish(messages)
+        return self.finish(messages)
 
     def begin(self, claim: Claim | None = None) -> None:
         """Opens a transaction, with a claim that the broker has checked when this returns."""
@@ -105,12 +104,14 @@ class TransactionalProducer:
             if claim is not None:
                 self._check(claim)
 
-    def finish(self, messages: Iterable[Message]) -> None:
-        """Sends these in the open transaction; returns after the commit."""
+    def finish(self, messages: Iterable[Message]) -> dict[Place, int]:
+        """Sends these in the open transaction; returns after the commit, as `send`."""
+        self._behind = {}
         with self._aborting():
             for message in messages:
                 self._produce(message)
             self._run(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
+        return self._behind
 
     def abort(self) -> None:
         """Ends the open transaction: nothing of it counts."""
@@ -145,13 +146,23 @@ class TransactionalProducer:
         while True:
             try:
                 self._producer.produce(
-                    message.topic, message.value, message.key, headers=list(message.headers), **extra
+                    message.topic,
+                    message.value,
+                    message.key,
+                    headers=list(message.headers),
+                    on_delivery=self._note,
+                    **extra,
                 )
                 return
             except BufferError:
                 self._run(lambda: self._producer.poll(POLL_S))  # the local queue is full: let it drain
             except KafkaException as error:
                 raise self._ours(error) from error
+
+    def _note(self, error: object, message: KafkaMessage) -> None:
+        """The client calls this for each message, in the order of its partition, before a commit returns."""
+        if error is None:
+            self._behind[message.topic(), message.partition()] = message.offset() + 1
 
     def _run(self, call: Callable[[], object]) -> None:
         try:

@@ -30,7 +30,7 @@ from streams.dead_letter_share import DeadLetterShare
 from streams.deliver import Deliverer, Received, apply_together, receive
 from streams.ending import end_process
 from streams.fan_out import Chunk, FanOut, by_tweet_id, pack_messages, read_facts
-from streams.handling import Handling, Together, Work, until_done
+from streams.handling import Handling, Part, Together, Work, until_done
 from streams.in_order import FindOffset, InOrderConsumer
 from streams.progress import PROGRESS, Place, Run
 from streams.rounds import Batch, Limits, Rounds
@@ -193,7 +193,8 @@ def _add_agent(
 class FanOutWork:
     """fan_out's handling of batches, each of one partition and generation. For one round at a time.
 
-    What is sent carries a claim to the batch's partition, so the broker refuses what a frozen worker still had.
+    What is sent carries a claim to the batch's partition, so the broker refuses what a frozen worker still had; and the
+    group's place moves with it, in the same transaction.
     """
 
     def __init__(self, parts: Parts, member: Callable[[], str]) -> None:
@@ -208,17 +209,17 @@ class FanOutWork:
         """One event of an author."""
         return decode_activity(message.value, replayed=is_replayed(message.headers))
 
-    def run(self, first: Any, decoded: Sequence[Activity]) -> None:
+    def run(self, part: Part[Activity]) -> None:
         """Returns when what the batch asks for is in the deliveries log."""
-        send = partial(self._send, [(first, decoded)])
-        until_done("fan_out", first.partition, send, self._start_anew, rng=self.parts.rng)
+        send = partial(self._send, [part])
+        until_done("fan_out", part.partition, send, self._start_anew, rng=self.parts.rng)
 
-    def together(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> bool:
+    def together(self, parts: Sequence[Part[Activity]]) -> bool:
         """Batches of several partitions in one transaction; False when they are of several generations."""
-        if len({first.generation_id for first, _ in run}) > 1:
+        if len({part.generation for part in parts}) > 1:
             return False
         try:
-            self._send(run)
+            self._send(parts)
         except BaseException:
             self._start_anew()
             raise
@@ -238,17 +239,17 @@ class FanOutWork:
             self._producer.close()
             self._producer = None
 
-    def _send(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> None:
+    def _send(self, parts: Sequence[Part[Activity]]) -> None:
         """The broker checks the claim while the database is asked: both take some milliseconds."""
-        self._settle([(first.partition, first.generation_id) for first, _ in run])
-        claim = self._claim(run)
+        self._settle([(part.partition, part.generation) for part in parts])
+        claim = self._claim(parts)
         producer = self._producer = self._producer or TransactionalProducer(
             self.parts.bootstrap, self._transactional_id
         )
         began_s = time.monotonic()
         claimed = self.parts.threads.submit(producer.begin, claim)
         try:
-            chunks = self._plan(run)
+            chunks = self._plan(parts)
         except BaseException:
             if _ended(claimed).exception() is None:
                 producer.abort()
@@ -259,15 +260,15 @@ class FanOutWork:
             _ended(self.parts.threads.submit(producer.begin, claim)).result()
         producer.finish(pack_messages(chunks))
 
-    def _claim(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> Claim:
-        offsets = {first.partition: first.offset for first, _ in run}
-        return Claim(ACTIVITY, offsets, run[0][0].generation_id, self._member())
+    def _claim(self, parts: Sequence[Part[Activity]]) -> Claim:
+        offsets = {part.partition: part.goes_on for part in parts}
+        return Claim(ACTIVITY, offsets, parts[0].generation, self._member())
 
-    def _plan(self, run: Sequence[tuple[Any, Sequence[Activity]]]) -> list[Chunk]:
+    def _plan(self, parts: Sequence[Part[Activity]]) -> list[Chunk]:
         length = self.parts.timelines.live.timeline_entries
-        facts = read_facts(self.parts.engine, [event for _, decoded in run for event in decoded], length)
+        facts = read_facts(self.parts.engine, [event for part in parts for event in part.decoded], length)
         return by_tweet_id(
-            [self._fan_out(first.partition, first.generation_id).plan(decoded, facts, length) for first, decoded in run]
+            [self._fan_out(part.partition, part.generation).plan(part.decoded, facts, length) for part in parts]
         )
 
     def _settle(self, places: Sequence[tuple[int, int]]) -> None:
@@ -307,17 +308,17 @@ class DeliverWork:
         """One message of records."""
         return receive(message.offset, message.value)
 
-    def run(self, first: Any, decoded: Sequence[Received]) -> None:
+    def run(self, part: Part[Received]) -> None:
         """Returns when the batch's records are in every copy that is not down."""
 
         def deliver() -> None:
-            self._deliverer(first.partition, first.generation_id).apply(decoded)
+            self._deliverer(part.partition, part.generation).apply(part.decoded)
 
-        until_done("deliver", first.partition, deliver, lambda: None, rng=self.parts.rng)
+        until_done("deliver", part.partition, deliver, lambda: None, rng=self.parts.rng)
 
-    def together(self, run: Sequence[tuple[Any, Sequence[Received]]]) -> bool:
+    def together(self, parts: Sequence[Part[Received]]) -> bool:
         """Batches of several partitions, with one send to each node; False when it was not done for all of them."""
-        work = [(self._deliverer(first.partition, first.generation_id), decoded) for first, decoded in run]
+        work = [(self._deliverer(part.partition, part.generation), part.decoded) for part in parts]
         return apply_together(self.parts.timelines.clusters, work)
 
     def unsettled_s(self, partition: int) -> float:

@@ -5,7 +5,7 @@ Nothing is skipped: a message is either applied or in the dead letters before it
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice, takewhile
 from random import Random, SystemRandom
@@ -35,8 +35,24 @@ FAILED_WITHIN_S = 2.0
 
 log = structlog.get_logger()
 T = TypeVar("T")
-# Batches of several partitions as (first message, decoded): True when the effect of all of them is there.
-Together = Callable[[Sequence[tuple[Any, Sequence[T]]]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[T]):
+    """Decoded messages of one partition and one generation of the group.
+
+    `goes_on` is the offset from which the group may read on once the effect of these is there: the one behind them, or
+    the one where their batch begins, as long as something of that may have to be buried.
+    """
+
+    partition: int
+    generation: int
+    goes_on: int
+    decoded: Sequence[T]
+
+
+# Of several partitions: True when the effect of all of them is there.
+Together = Callable[[Sequence[Part[T]]], bool]
 
 
 class Burial(Protocol):
@@ -52,12 +68,8 @@ class Work(Protocol[T]):
     def read(self, message: Any) -> T:
         """The decoded message; raises `Undecodable`."""
 
-    def run(self, first: Any, decoded: Sequence[T]) -> None:
-        """Returns when the effect of these is there.
-
-        `first` is the first message of the batch that they are from: for its partition and generation, and because a
-        crash brings everything again from its offset on, also what is not buried yet.
-        """
+    def run(self, part: Part[T]) -> None:
+        """Returns when the effect of these is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,9 @@ class Handling(Generic[T]):
         messages, decoded, letters = self._read([event.message for event in events])
         if messages:  # a batch, and then each message that still fails alone, after a bounded number of tries
             first = events[0].message
-            letters += self._run(first, messages, decoded, until_s, retries=True)
+            goes_on = first.offset if letters else events[-1].message.offset + 1
+            part = Part(first.partition, first.generation_id, goes_on, decoded)
+            letters += self._run(part, messages, first.offset, until_s, retries=True)
         if refusal := self.share.refuses(len(events), len(letters)):
             self._end(refusal, letters[-1])
         if letters:
@@ -94,14 +108,15 @@ class Handling(Generic[T]):
     def handle_together(self, batches: Sequence[Sequence[faust.EventT]], together: Together[T]) -> bool:
         """Handles the batches of several partitions as one. False when something stood against it, whatever it was:
         `handle` each of them then, which meets it again where it can be told whose it is."""
-        run: list[tuple[Any, Sequence[T]]] = []
+        parts: list[Part[T]] = []
         for batch in batches:
             messages, decoded, letters = self._read([event.message for event in batch])
             if letters or len({message.generation_id for message in messages}) > 1:
                 return False
-            run.append((batch[0].message, decoded))
+            last = batch[-1].message
+            parts.append(Part(last.partition, last.generation_id, last.offset + 1, decoded))
         try:
-            done = together(run)
+            done = together(parts)
         except Exception as error:  # noqa: BLE001 - the decision is to look at each for itself
             log.info("batches are handled one by one", agent=self.agent, error=brief(error))
             return False
@@ -122,20 +137,22 @@ class Handling(Generic[T]):
         return readable, decoded, letters
 
     def _run(
-        self, first: Any, messages: Sequence[Any], decoded: Sequence[T], until_s: Callable[[], float], *, retries: bool
+        self, part: Part[T], messages: Sequence[Any], begin: int, until_s: Callable[[], float], *, retries: bool
     ) -> list[DeadLetter]:
-        """Runs these; if that fails, their halves, in order: one bad message among 200 costs 16 calls, not 200."""
+        """Runs these; if that fails, their halves, in order: one bad message among 200 costs 16 calls, not 200. Until
+        what is bad is buried, the group goes on where the batch begins."""
         waits_s = self._waits_s(until_s) if retries or len(messages) == 1 else iter(())
         try:
-            retried(partial(self.work.run, first, decoded), waits_s, self._wait)
+            retried(partial(self.work.run, part), waits_s, self._wait)
         except Exception as error:
             if len(messages) == 1:
                 return [self._letter(messages[0], error, Stage.HANDLE)]
             if retries:
                 log.exception("batch failed", agent=self.agent, messages=len(messages))
             half = len(messages) // 2
-            letters = self._run(first, messages[:half], decoded[:half], until_s, retries=False)
-            return letters + self._run(first, messages[half:], decoded[half:], until_s, retries=False)
+            parts = [replace(part, goes_on=begin, decoded=some) for some in (part.decoded[:half], part.decoded[half:])]
+            letters = self._run(parts[0], messages[:half], begin, until_s, retries=False)
+            return letters + self._run(parts[1], messages[half:], begin, until_s, retries=False)
         return []
 
     def _waits_s(self, until_s: Callable[[], float]) -> Iterator[float]:

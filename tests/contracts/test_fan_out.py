@@ -4,8 +4,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +13,16 @@ from confluent_kafka.admin import AdminClient
 
 from infra.composition import Stores
 from infra.dead_letters import DeadLetters
-from infra.events import Activity, ActivityType, Delivery, DeliveryKind, decode_deliveries
-from infra.kafka import Claim, TransactionalProducer
+from infra.events import Activity, ActivityType, Delivery, DeliveryKind, decode_deliveries, encode_activity
+from infra.kafka import GROUP, Claim, Message, TransactionalProducer
 from infra.kafka_logs import PARTITION_END, await_settled, end_offsets
 from infra.topics import ACTIVITY, DELIVERIES
+from infra.worked_logs import read_places
 from producers.publish import NewTweet, Publisher
 from streams import app, follower_index, handling
 from streams.app import THREADS, FanOutWork, Parts
 from streams.fan_out import FanOut
+from streams.handling import Part
 from tests.contracts.members import Generations
 from tests.services import Services
 
@@ -87,19 +88,20 @@ class Worker:
 
     def run(self, generation: int, *events: Event) -> None:
         """A batch of (type, author, other) in one consumer generation."""
-        self._work.run(self._first(PARTITION, generation), activities(events))
+        self._work.run(self._part(PARTITION, generation, events))
+
+    def run_to(self, goes_on: int, generation: int, *events: Event) -> None:
+        """The same, of a batch behind which the log goes on at that offset."""
+        self._work.run(replace(self._part(PARTITION, generation, events), goes_on=goes_on))
 
     def together(self, *batches: tuple[int, int, Sequence[Event]]) -> bool:
         """A round of (partition, generation, events)."""
-        firsts = [self._first(partition, generation) for partition, generation, _ in batches]
-        return self._work.together(
-            [(first, activities(events)) for first, (_, _, events) in zip(firsts, batches, strict=True)]
-        )
+        return self._work.together([self._part(*batch) for batch in batches])
 
-    def _first(self, partition: int, generation: int) -> Any:
+    def _part(self, partition: int, generation: int, events: Sequence[Event]) -> Part[Activity]:
         claim = self._generations.enter(generation, {partition: 0})
         self._member = claim.member
-        return SimpleNamespace(partition=partition, generation_id=claim.generation, offset=0)
+        return Part(partition, claim.generation, 0, activities(events))
 
 
 def activities(events: Sequence[Event]) -> list[Activity]:
@@ -208,6 +210,22 @@ def test_what_waits_in_several_partitions_is_sent_together_and_each_has_its_clai
 
     assert [log.home_targets(tweet) for _, _, tweet in tweets] == [{follower}, {follower}]
     assert sent == [{0: 0, 1: 0}]
+
+
+def test_the_group_moves_on_in_the_transaction_that_has_what_came_of_the_batch(
+    workers: Sequence[Worker], log: Log, publisher: Publisher, make_users: MakeUsers, services: Services
+) -> None:
+    place, [author, follower] = (ACTIVITY.name, PARTITION), make_users(2)
+    publisher.follow(follower, author)
+    tweet = post(publisher, author)
+    sender = TransactionalProducer(services.kafka_bootstrap, f"test-activity-{secrets.token_hex(4)}")
+    value = encode_activity(Activity(*tweet, published_ms=5)).encode()
+    behind = sender.send([Message(ACTIVITY.name, value, b"%d" % author, PARTITION)] * 2)
+
+    workers[0].run_to(behind[place], 1, tweet)
+
+    assert read_places(services.kafka_bootstrap, GROUP, [place]) == {place: behind[place]}
+    assert log.home_targets(tweet[2]) == {follower}
 
 
 def test_a_claim_is_made_anew_when_the_plan_took_longer_than_a_transaction_may(

@@ -21,6 +21,7 @@ from infra.topics import ACTIVITY, DELIVERIES, Topic
 from producers.relay import Relay, Row
 from producers.status_keeper import StatusKeeper
 from streams.app import DeliverWork, FanOutWork, Parts
+from streams.handling import Part
 from tests.simulator.broker import Broker, Place, Producer, Record
 from tests.simulator.database import Database
 from tests.simulator.scheduler import Actor, Process, Scheduler
@@ -167,15 +168,20 @@ class Worker:
         return [replace(one, generation_id=self.generation) for one in batch]
 
     def _handle(self, work: Any, batches: Sequence[Sequence[Record]]) -> None:
-        run = [(batch[0], [work.read(one) for one in batch]) for batch in batches]
-        if len(run) > 1 and self._rng.random() < 0.7:
+        parts = [_part(work, batch) for batch in batches]
+        if len(parts) > 1 and self._rng.random() < 0.7:
             try:
-                if work.together(run):
+                if work.together(parts):
                     return
             except (DependencyError, Superseded):
                 pass  # as in handling.py: each for itself then
-        for first, decoded in run:
-            work.run(first, decoded)
+        for part in parts:
+            work.run(part)
+
+
+def _part(work: Any, batch: Sequence[Record]) -> Part[Any]:
+    last = batch[-1]
+    return Part(last.partition, last.generation_id, last.offset + 1, [work.read(one) for one in batch])
 
 
 class RelayProcess:

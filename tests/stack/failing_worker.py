@@ -8,13 +8,13 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from infra.events import Activity
 from infra.logs import configure_logs
 from infra.settings import load_settings
 from streams.app import DeliverWork, FanOutWork
 from streams.deliver import Received
+from streams.handling import Part
 from streams.worker import run_worker
 
 FAILING_AUTHOR = 9_001  # each of whose events fails
@@ -35,18 +35,18 @@ def main() -> None:
         if authors & {FAILING_AUTHOR, HELD_AUTHOR}:
             raise LookupError(f"this handler cannot take a batch of {len(decoded)}")
 
-    def failing_fan_out(self: FanOutWork, first: Any, decoded: Sequence[Activity]) -> None:
-        refuse(decoded)
-        fan_out(self, first, decoded)
+    def failing_fan_out(self: FanOutWork, part: Part[Activity]) -> None:
+        refuse(part.decoded)
+        fan_out(self, part)
 
-    def failing_together(self: FanOutWork, run: Sequence[tuple[Any, Sequence[Activity]]]) -> bool:
-        refuse([event for _, decoded in run for event in decoded])
-        return together(self, run)
+    def failing_together(self: FanOutWork, parts: Sequence[Part[Activity]]) -> bool:
+        refuse([event for part in parts for event in part.decoded])
+        return together(self, parts)
 
-    def failing_deliver(self: DeliverWork, first: Any, decoded: Sequence[Received]) -> None:
-        if first.partition == WHOLE_BATCH_PARTITION and len(decoded) > 1:
-            raise LookupError(f"this handler cannot take a batch of {len(decoded)}")
-        deliver(self, first, decoded)
+    def failing_deliver(self: DeliverWork, part: Part[Received]) -> None:
+        if part.partition == WHOLE_BATCH_PARTITION and len(part.decoded) > 1:
+            raise LookupError(f"this handler cannot take a batch of {len(part.decoded)}")
+        deliver(self, part)
 
     FanOutWork.run, DeliverWork.run = failing_fan_out, failing_deliver  # type: ignore[method-assign]
     FanOutWork.together = failing_together  # type: ignore[method-assign]

@@ -17,6 +17,7 @@ from threading import Event
 
 import sqlalchemy as sa
 
+from infra import kafka
 from infra.database import make_engine
 from infra.health import Health, State
 from infra.kafka import Claim, Message, TransactionalProducer
@@ -72,10 +73,13 @@ def run(settings: Settings, place: Place | None, passes: int, pipe: Connection) 
 def hold_relay(engine: sa.Engine, at: Callable[[Place], None]) -> None:
     send, relay_while_owned = TransactionalProducer.send, Relay._relay_while_owned
 
-    def holding_send(self: TransactionalProducer, messages: Iterable[Message], claim: Claim | None = None) -> None:
+    def holding_send(
+        self: TransactionalProducer, messages: Iterable[Message], claim: Claim | None = None
+    ) -> dict[kafka.Place, int]:
         at(Place.READ)
-        send(self, then(messages, lambda: at(Place.BUFFERED)), claim)
+        behind = send(self, then(messages, lambda: at(Place.BUFFERED)), claim)
         at(Place.SENT)
+        return behind
 
     def holding_owner(self: Relay, stop: Event, health: Health) -> None:
         at(Place.OWNED)

@@ -23,7 +23,8 @@ from infra.logs import configure_logs
 from infra.settings import load_settings
 from streams import deliver
 from streams.app import DeliverWork
-from streams.deliver import Deliverer
+from streams.deliver import Deliverer, Received
+from streams.handling import Part
 from streams.worker import run_worker
 
 CALLS_BEFORE_HOLD = 3
@@ -70,13 +71,13 @@ def keep_deliver_still(data_dir: Path) -> None:
         if (data_dir / "held").exists():
             threading.Event().wait(HELD_S)
 
-    def held_together(self: DeliverWork, run: Sequence[tuple[Any, Sequence[Any]]]) -> bool:
+    def held_together(self: DeliverWork, parts: Sequence[Part[Received]]) -> bool:
         wait_if_held()
-        return all_at_once(self, run)
+        return all_at_once(self, parts)
 
-    def held_run(self: DeliverWork, first: Any, decoded: Sequence[Any]) -> None:
+    def held_run(self: DeliverWork, part: Part[Received]) -> None:
         wait_if_held()
-        one(self, first, decoded)
+        one(self, part)
 
     DeliverWork.together = held_together  # type: ignore[method-assign]
     DeliverWork.run = held_run  # type: ignore[method-assign]
@@ -98,8 +99,8 @@ def hold_when_buffered(held: Callable[[], None]) -> None:
     def patient_config(bootstrap: str) -> dict[str, Any]:
         return producer_config(bootstrap) | {"linger.ms": LINGER_MS}
 
-    def holding(self: TransactionalProducer, messages: Iterable[Message]) -> None:
-        finish(self, then(messages, held))
+    def holding(self: TransactionalProducer, messages: Iterable[Message]) -> dict[kafka.Place, int]:
+        return finish(self, then(messages, held))
 
     kafka.producer_config = patient_config
     TransactionalProducer.finish = holding  # type: ignore[method-assign]

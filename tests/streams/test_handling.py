@@ -14,7 +14,7 @@ from infra.topics import MESSAGE_BYTES_MAX
 from streams import handling
 from streams.batches import BATCH_WAIT_S
 from streams.dead_letter_share import DeadLetterShare
-from streams.handling import AWAY, FAILED, FAILED_TRIES_MAX, FAILED_WITHIN_S, Handling, until_done
+from streams.handling import AWAY, FAILED, FAILED_TRIES_MAX, FAILED_WITHIN_S, Handling, Part, until_done
 from streams.progress import PROGRESS
 from streams.rounds import BATCH_MESSAGES_MAX
 
@@ -56,7 +56,7 @@ class Work:
 
     def __init__(self, run: Run) -> None:
         self.applied: list[int] = []
-        self.began = 0  # the offset that a crash must bring again, whatever part of a batch is at work
+        self.went_on: list[int] = []  # the offset from which a crash would bring messages again, after each call
         self._run = run
 
     def read(self, message: Any) -> int:
@@ -64,10 +64,10 @@ class Work:
             raise Undecodable("no version")
         return int(message.offset)
 
-    def run(self, first: Any, decoded: Sequence[int]) -> None:
-        assert first.offset == self.began
-        self._run(list(decoded))
-        self.applied += decoded
+    def run(self, part: Part[int]) -> None:
+        self._run(list(part.decoded))
+        self.applied += part.decoded
+        self.went_on.append(part.goes_on)
 
 
 class Agent:
@@ -89,7 +89,6 @@ class Agent:
         """One round."""
         until_s = self.handling.patience()
         for batch in batches:
-            self.work.began = batch[0].message.offset
             self.handling.handle(batch, until_s)
 
     @property
@@ -100,7 +99,14 @@ class Agent:
 def event(offset: int, value: bytes | None = b"v") -> Any:
     return SimpleNamespace(
         message=SimpleNamespace(
-            topic="activity", partition=1, offset=offset, timestamp=1.5, key=b"k", value=value, headers=[("h", b"1")]
+            topic="activity",
+            partition=1,
+            generation_id=1,
+            offset=offset,
+            timestamp=1.5,
+            key=b"k",
+            value=value,
+            headers=[("h", b"1")],
         )
     )
 
@@ -245,13 +251,30 @@ def test_what_cannot_be_read_counts_too() -> None:
     assert agent.buried == []
 
 
-def test_what_is_not_buried_yet_comes_again_after_a_crash_also_when_it_cannot_be_read() -> None:
-    """The work is told of the batch's first message, though it is not among those that it is given."""
+def test_a_batch_with_nothing_to_bury_does_not_come_again_after_a_crash() -> None:
     agent = Agent()
 
-    agent.handle([event(4, b"bad"), event(5)])
+    agent.handle([event(4), event(5)])
 
-    assert (agent.work.applied, agent.buried) == ([5], [4])
+    assert agent.work.went_on == [6]
+
+
+@pytest.mark.parametrize(
+    ("run", "batch"),
+    [
+        (lambda _: None, [event(4, b"bad"), event(5), event(6)]),
+        (failing(4), [event(4), event(5), event(6)]),
+        (failing(6), [event(4), event(5), event(6)]),
+    ],
+    ids=["unreadable", "the first fails", "the last fails"],
+)
+def test_what_is_not_buried_yet_comes_again_after_a_crash(run: Run, batch: list[Any]) -> None:
+    agent = Agent(run)
+
+    agent.handle(batch)
+
+    assert len(agent.buried) == 1
+    assert set(agent.work.went_on) == {4}
 
 
 def test_all_batches_of_a_round_share_the_time_of_the_retries() -> None:
@@ -369,14 +392,14 @@ def of_partition(partition: int, *offsets: int, generation: int = 1, value: byte
 
 
 def test_batches_of_several_partitions_are_handled_in_one_go() -> None:
-    agent, heard = Agent(), list[Any]()
+    agent, heard = Agent(), list[Part[int]]()
 
-    def together(run: Sequence[tuple[Any, Sequence[int]]]) -> bool:
-        heard.extend((message.partition, list(decoded)) for message, decoded in run)
+    def together(parts: Sequence[Part[int]]) -> bool:
+        heard.extend(parts)
         return True
 
     assert agent.handling.handle_together([of_partition(0, 4, 5), of_partition(1, 7)], together)
-    assert heard == [(0, [4, 5]), (1, [7])]
+    assert heard == [Part(0, 1, 6, [4, 5]), Part(1, 1, 8, [7])]
 
 
 def test_what_is_handled_in_one_go_counts_for_the_share_too() -> None:
@@ -396,7 +419,7 @@ def test_batches_that_cannot_be_handled_in_one_go_are_left_to_be_handled_one_by_
     if against == "two generations":
         batches[1] += of_partition(1, 8, generation=2)
 
-    def together(_: Sequence[tuple[Any, Sequence[int]]]) -> bool:
+    def together(_: Sequence[Part[int]]) -> bool:
         if against == "failed":
             raise ZeroDivisionError("unforeseen")
         return against != "refused"
