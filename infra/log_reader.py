@@ -23,6 +23,7 @@ from infra.topics import ACTIVITY, DELIVERIES, LOGS_OF_WORKERS
 READ_MESSAGES_MAX = 500  # of one read: some milliseconds of work
 ANSWER_WITHIN_S = 1.0  # of the broker, to a question; below what the end of a process may take
 FETCHED_KB_MAX = 16_384  # what one reader holds that was not read yet: many of the largest messages (1 MiB)
+FETCHED_BYTES = 1_048_576  # of one log at once; the client's own default
 RECONNECT_WITHIN_MS = 1_000  # after a broker restarted; librdkafka waits up to ten seconds otherwise
 # What ends reading: the offset is not there, or the topic is not.
 LOST_CODES = (
@@ -62,11 +63,13 @@ class LogMessage(NamedTuple):
 class LogReader:
     """Reads the logs from a cut on. Not safe for several threads; close it once.
 
-    `cut` is the caller's to move, as he works off what was read. While Kafka is away nothing comes.
+    `cut` is the caller's to move, as he works off what was read. While Kafka is away nothing comes. `fetched_bytes` of
+    each log come together: the fewer, the more the logs are mixed.
     """
 
-    def __init__(self, bootstrap: str, start: Mapping[Log, int]) -> None:
+    def __init__(self, bootstrap: str, start: Mapping[Log, int], fetched_bytes: int = FETCHED_BYTES) -> None:
         self._bootstrap = bootstrap
+        self._fetched_bytes = fetched_bytes
         self._consumer = self._connected()
         self.cut: Cut = {}
         self.go_to(start)
@@ -107,6 +110,7 @@ class LogReader:
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
                 "queued.max.messages.kbytes": FETCHED_KB_MAX,
+                "max.partition.fetch.bytes": self._fetched_bytes,
                 "reconnect.backoff.max.ms": RECONNECT_WITHIN_MS,
             }
         )

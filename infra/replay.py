@@ -112,8 +112,8 @@ class Run:
         if self._producer is None:
             self._producer = TransactionalProducer(self._bootstrap, f"fanfold-replay-{self.job.id}")
         self._held.check()
-        self._producer.send(item.message for item in items)
-        self._pace.sent(len(items))
+        behind = self._producer.send(item.message for item in items)
+        self._pace.sent(len(items), {partition: offset for (_, partition), offset in behind.items()})
         self._counts = self._counts.plus(Counts(sent=len(items)))
         metrics.REPLAYED.inc(len(items))
 
@@ -164,9 +164,6 @@ class _Agents:
     def __init__(self, stores: Stores, bootstrap: str) -> None:
         self._stores = stores
         self._watch = LogWatch(bootstrap)
-
-    def activity_ends(self) -> dict[int, int]:
-        return _of(self._watch.ends(), ACTIVITY_LOGS)
 
     def fanned_out(self) -> dict[int, int]:
         return _of(self._watch.applied(ACTIVITY_LOGS), ACTIVITY_LOGS)

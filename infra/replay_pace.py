@@ -1,11 +1,10 @@
 """How fast a replay sends: never above its rate, and never more than the agents apply in a moment.
 
-What is sent waits in the same logs as live activity, so it must be little. Two shares are on the way at most; how
-large one is follows from how long it took until it was applied: what takes longer than the target, or than half as
-long again as the smallest shares take anyway, makes the next ones half as large. So live tweets wait behind less than
-half a second of replayed ones, and behind none while the agents are behind anyway: then no share comes back, and
-nothing is sent. Where nobody waits a longer target is faster: the larger a share is, the more of its entries share a
-look at their list.
+What is sent waits in the same logs as live activity, so it must be little. One share is on the way at a time; how large
+it is follows from how long the last one took until it was applied: what takes longer than the target, or than half as
+long again as the smallest shares take anyway, makes the next one half as large. So live tweets wait for one share at
+most, and for none while the agents are behind anyway: then it does not come back, and nothing is sent. Where nobody
+waits a longer target is faster: the larger a share is, the more of its entries share a look at their list.
 """
 
 from collections import deque
@@ -16,9 +15,7 @@ from typing import Protocol
 
 from infra import metrics
 
-# From the sending of a share until it is applied. Workers commit five times a second, so a fifth of a second of it may
-# be waiting to hear of that; the rest is work of the agents.
-TARGET_S = 0.25  # unless a replay says otherwise
+TARGET_S = 0.15  # from the sending of a share until it is applied, unless a replay says otherwise
 TARGETS_S = (0.1, 60.0)
 GROWTH = ((0.1, 4.0), (0.75, 1.5))  # below so much of the target: times so much
 # How long the way takes anyway is what half of the smallest shares took: they are hardly any work. Were it not asked, a
@@ -26,7 +23,6 @@ GROWTH = ((0.1, 4.0), (0.75, 1.5))  # below so much of the target: times so much
 # machine that became faster is noticed, and what follows from it is bounded: live tweets wait behind it.
 SMALLEST_REMEMBERED, REMEMBERED_S = 16, 60.0
 TIMES_THE_WAY, TARGET_MAX_S = 1.5, 1.0
-ON_THE_WAY_MAX = 2  # shares: the agents work on one while the next one is read and sent
 SHARE_FIRST = 64  # events
 SHARE_MIN = 16  # events: with fewer the two transactions are most of the work
 SHARE_MAX = 4_000  # events: 2 MB in one transaction
@@ -38,28 +34,26 @@ Offsets = Mapping[int, int]
 
 
 class Logs(Protocol):
-    """How far both logs are worked off; each answer is a question to Kafka or to the nodes."""
-
-    def activity_ends(self) -> Offsets:
-        """Of each partition of activity."""
+    """How far both logs are worked off, by partition; each answer is a question to Kafka or to the nodes."""
 
     def fanned_out(self) -> Offsets:
-        """Where fan_out goes on, of each partition of activity."""
+        """Where fan_out goes on in activity. It says so in the transaction that has what it made of what is before."""
 
     def delivery_ends(self) -> Offsets:
-        """Of each partition of deliveries."""
+        """Where deliveries end."""
 
     def delivered(self) -> Offsets:
-        """Behind the last offset that the nodes have, of each partition of deliveries that they know."""
+        """Behind the last offset that the nodes have, in the partitions of deliveries that they know."""
 
 
 @dataclass(slots=True)
 class _Share:
-    """What was sent together: when, whether it had to be as small as shares get, and where the logs ended behind it."""
+    """What was sent together: when, whether it had to be as small as shares get, the offsets behind it in activity, and
+    once it is fanned out where deliveries end."""
 
     sent_s: float
     smallest: bool
-    activity: Offsets
+    behind: Offsets
     deliveries: Offsets | None = None
 
 
@@ -78,7 +72,7 @@ class _Way:
         self._took_s: deque[tuple[float, float]] = deque(maxlen=SMALLEST_REMEMBERED)
 
     def took(self, share: _Share, now_s: float) -> None:
-        """A share was applied just now. One that is small because there is little to send waits for larger ones."""
+        """A share was applied just now."""
         if share.smallest:
             self._took_s.append((now_s, now_s - share.sent_s))
 
@@ -96,36 +90,33 @@ class Window:
         self._target_s = target_s
         self._logs = logs
         self._way = _Way()
-        self._shares: deque[_Share] = deque()
+        self._on_the_way: _Share | None = None
         self._left = _Left()
 
-    def sent(self, now_s: float) -> None:
-        """A share was sent and the broker has it."""
-        self._shares.append(_Share(now_s, self.share == SHARE_MIN, self._logs.activity_ends()))
+    def sent(self, behind: Offsets, now_s: float) -> None:
+        """A share was sent, and the broker has it before these offsets."""
+        self._on_the_way = _Share(now_s, self.share == SHARE_MIN, behind)
 
     def is_open(self, now_s: float) -> bool:
-        """Whether one more share may be sent; looks at the logs unless nothing is on the way."""
-        while self._shares and self._is_applied(self._shares[0], now_s):
-            share = self._shares.popleft()
-            self._way.took(share, now_s)
-            target_s = self._way.target_s(self._target_s, now_s)
-            self.share = next_share(self.share, now_s - share.sent_s, target_s)
-        return len(self._shares) < ON_THE_WAY_MAX
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is on the way, by the last look."""
-        return not self._shares
+        """Whether the next share may be sent; looks at the logs unless nothing is on the way."""
+        share = self._on_the_way
+        if share is None:
+            return True
+        if not self._is_applied(share, now_s):
+            return False
+        self._way.took(share, now_s)
+        target_s = self._way.target_s(self._target_s, now_s)
+        self.share = next_share(self.share, now_s - share.sent_s, target_s)
+        self._on_the_way = None
+        return True
 
     def _is_applied(self, share: _Share, now_s: float) -> bool:
         if share.deliveries is None:
-            if not self._left.is_nothing(share.activity, self._logs.fanned_out(), now_s):
+            done = self._logs.fanned_out()
+            if any(done[partition] < offset for partition, offset in share.behind.items()):
                 return False
             share.deliveries, self._left = self._logs.delivery_ends(), _Left()
-        if not self._left.is_nothing(share.deliveries, self._logs.delivered(), now_s):
-            return False
-        self._left = _Left()
-        return True
+        return self._left.is_nothing(share.deliveries, self._logs.delivered(), now_s)
 
 
 @dataclass(slots=True)
@@ -162,12 +153,12 @@ class Pace:
         most = SHARE_MAX if self._window is None else self._window.share
         return max(min(most, self._rate()), 1)
 
-    def sent(self, events: int) -> None:
-        """So many were sent."""
+    def sent(self, events: int, behind: Offsets) -> None:
+        """So many were sent, and are before these offsets of activity."""
         now_s = self._clock_s()
         self._free_s = max(self._free_s, now_s - 1.0) + events / self._rate()
         if self._window is not None:
-            self._window.sent(now_s)
+            self._window.sent(behind, now_s)
 
     def wait_s(self) -> float:
         """How long to wait before asking again; 0: now is the time."""

@@ -5,10 +5,12 @@ The database knows tweets: a live one as it was posted, one that is gone as its 
 a replay or a redrive has sent is left out: the log has it already, as it came first.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import itemgetter
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,15 +20,18 @@ from infra.database import reading
 from infra.errors import KafkaUnavailable, Undecodable
 from infra.events import REPLAY_HEADER, Activity, ActivityType, decode_activity, encode_activity
 from infra.kafka import Message
-from infra.log_reader import LogMessage, LogReader
+from infra.log_reader import Log, LogMessage, LogReader
 from infra.replay_jobs import Counts, Job, Position
 from infra.replay_what import What
 from infra.slots import Ids
 from infra.topics import ACTIVITY
 from infra.tweet_ids import time_ms_of
 
-PAGE_ROWS = 2_000  # tweets that one question looks at: some milliseconds, and nothing is held longer than that
-READ_S = 0.2  # for the first message; a stop waits no longer
+# Tweets that one question looks at: some milliseconds, and nothing is held longer than that; and messages of the log
+# that are read together, as long as they are small: ours have some hundred bytes.
+PAGE_ROWS, PAGE_BYTES = 2_000, 4_194_304
+FETCHED_BYTES = 65_536  # of each partition at once, so that a page has something of all of them
+READ_S, READ_MORE_S = 0.2, 0.02  # for the first message of a page, where a stop waits no longer; and for more of them
 SILENT_MAX_S = 20.0  # of reads without a message; longer than an open transaction holds the log up
 SOURCE = "/fanfold/replay/"  # of events that the database tells, with the job's number
 
@@ -134,11 +139,11 @@ def _of_log(bootstrap: str, job: Job, position: Position, chosen: _Chosen) -> It
     left = {(ACTIVITY.name, partition): at for partition, at in reached.items() if at < ends[partition]}
     if not left:
         return
-    with closing(LogReader(bootstrap, left)) as reader:
+    with closing(LogReader(bootstrap, left, FETCHED_BYTES)) as reader:
         silent_s = 0.0
         while any(at < ends[partition] for partition, at in reached.items()):
             items, looked, unreadable = [], 0, 0
-            messages = reader.read(READ_S)
+            messages = _mixed(reader)
             silent_s = 0.0 if messages else silent_s + READ_S
             if silent_s > SILENT_MAX_S:
                 raise KafkaUnavailable(f"Kafka at {bootstrap} has given nothing of the log for {SILENT_MAX_S:g} s")
@@ -161,6 +166,22 @@ def _of_log(bootstrap: str, job: Job, position: Position, chosen: _Chosen) -> It
                             Item(sent, replace(position, offsets=dict(reached)), Counts(looked, 0, unreadable))
                         )
             yield Page(items, replace(position, offsets=dict(reached)), Counts(looked, 0, unreadable))
+
+
+def _mixed(reader: LogReader) -> list[LogMessage]:
+    """A page of messages, of all partitions in turn: fan_out works these off side by side, and in none of them live
+    events wait behind much more than in another. Each partition's order stays."""
+    messages = reader.read(READ_S)
+    size = sum(len(one.value or b"") for one in messages)
+    while messages and len(messages) < PAGE_ROWS and size < PAGE_BYTES and (more := reader.read(READ_MORE_S)):
+        messages += more
+        size += sum(len(one.value or b"") for one in more)
+    turns = Counter[Log]()
+    in_turn: list[tuple[int, LogMessage]] = []
+    for one in messages:
+        in_turn.append((turns[one.log], one))
+        turns[one.log] += 1
+    return [one for _, one in sorted(in_turn, key=itemgetter(0))]
 
 
 def _sent_again(job: Job, message: LogMessage, chosen: _Chosen) -> Message | None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ import pytest
 
 from infra import replay as module
 from infra.errors import FanfoldError, KafkaUnavailable
-from infra.kafka import Message, TransactionalProducer
+from infra.kafka import Claim, Message, Place, TransactionalProducer
 from infra.leases import lease
 from infra.replay_jobs import Counts, Plan, Position, State, lease_of
 from infra.replay_keeper import ALONE_LOOKS, Keeper, keeping_replays
@@ -36,11 +36,12 @@ class Dying(TransactionalProducer):
 
     lives = 3
 
-    def send(self, messages: object, claim: object = None) -> None:
-        super().send(messages)  # type: ignore[arg-type]
+    def send(self, messages: Iterable[Message], claim: Claim | None = None) -> dict[Place, int]:
+        behind = super().send(messages, claim)
         Dying.lives -= 1
         if Dying.lives == 0:
             raise SystemExit
+        return behind
 
 
 def test_a_replay_whose_runner_dies_anywhere_is_taken_over_and_nothing_is_missing(
@@ -149,11 +150,11 @@ def test_a_server_that_is_away_is_waited_for(ground: Ground, many: list[int], mo
     what, tries = What(Source.DATABASE, topic=ground.topic()), list[int]()
 
     class Away(TransactionalProducer):
-        def send(self, messages: object, claim: object = None) -> None:
+        def send(self, messages: Iterable[Message], claim: Claim | None = None) -> dict[Place, int]:
             tries.append(1)
             if len(tries) < 3:
                 raise KafkaUnavailable("away")
-            super().send(messages)  # type: ignore[arg-type]
+            return super().send(messages, claim)
 
     monkeypatch.setattr(module, "TransactionalProducer", Away)
     assert ground.run(ground.create(what)).counts.sent == len(many)

@@ -16,7 +16,7 @@ from infra.replay_what import Source, What
 class Silent:
     """A reader whose client asks for nothing any more."""
 
-    def __init__(self, bootstrap: str, start: Mapping[Log, int]) -> None:
+    def __init__(self, bootstrap: str, start: Mapping[Log, int], fetched_bytes: int) -> None:
         pass
 
     def read(self, timeout_s: float) -> list[LogMessage]:

@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from infra.replay_pace import ON_THE_WAY_MAX, REMEMBERED_S, SHARE_MAX, STALLED_S, TARGET_S, Pace, Window
+from infra.replay_pace import REMEMBERED_S, SHARE_FIRST, SHARE_MAX, STALLED_S, TARGET_S, Pace, Window
 from tests.clock import Clock
 
 STEP_S = 0.005
-COMMIT_S = 0.2
+ROUND_S = 0.03  # of fan_out, which says at its end how far it is
 
 
 @dataclass
@@ -33,10 +33,10 @@ class Agents:
     def step(self) -> None:
         self.clock.now_s += STEP_S
         self.done = min(self.done + self.per_s * STEP_S, self.sent)
-        if self.clock.now_s >= self.commits_at_s:  # as workers do, and not at once
+        if self.clock.now_s >= self.commits_at_s:
             way_s = 0.0 if self.rng.random() < self.lucky else self.way_s
             self.known.append((self.clock.now_s + way_s, int(self.done)))
-            self.commits_at_s = self.clock.now_s + COMMIT_S
+            self.commits_at_s = self.clock.now_s + ROUND_S
         while self.known and self.known[0][0] <= self.clock.now_s:
             self.committed = self.known.popleft()[1]
         while self.live and self.live[0][1] <= self.done:
@@ -46,9 +46,6 @@ class Agents:
         """A live event, behind whatever was sent."""
         self.sent += 1
         self.live.append((self.clock.now_s, self.sent))
-
-    def activity_ends(self) -> dict[int, int]:
-        return {0: self.sent}
 
     def fanned_out(self) -> dict[int, int]:
         return {0: self.committed}
@@ -74,13 +71,13 @@ def run(agents: Agents, pace: Pace, seconds: float, live_every_s: float = 0.1) -
             if not wait_s:
                 share = pace.share
                 agents.sent += share
-                pace.sent(share)
+                pace.sent(share, {0: agents.sent})
                 sent += share
     return sent
 
 
 @pytest.mark.parametrize("per_s", [200, 3_000, 30_000])
-def test_a_replay_takes_what_the_agents_have_left_and_live_events_wait_half_a_second_at_worst(per_s: int) -> None:
+def test_a_replay_takes_what_the_agents_have_left_and_live_events_wait_for_one_share_at_worst(per_s: int) -> None:
     clock = Clock()
     agents = Agents(clock, per_s)
     pace = Pace(lambda: 1_000_000, Window(agents), clock)
@@ -89,9 +86,9 @@ def test_a_replay_takes_what_the_agents_have_left_and_live_events_wait_half_a_se
 
     sent = run(agents, pace, 20.0)
 
-    assert max(agents.waits_s) < TARGET_S * 2
+    assert max(agents.waits_s) < TARGET_S * 1.5
     assert sorted(agents.waits_s)[len(agents.waits_s) // 2] < TARGET_S
-    assert sent > per_s * 20.0 * 0.55  # to hear of what is applied takes most of the target
+    assert sent > per_s * 20.0 * 0.7
 
 
 @pytest.mark.parametrize("lucky", [0.0, 0.02])
@@ -101,7 +98,7 @@ def test_a_way_that_takes_longer_than_the_target_anyway_does_not_make_it_crawl(l
     pace = Pace(lambda: 1_000_000, Window(agents), clock)
     run(agents, pace, 20.0)
 
-    assert run(agents, pace, 100.0) > 3_000 * 100.0 * 0.4
+    assert run(agents, pace, 100.0) > 3_000 * 100.0 * 0.15  # at the smallest share it would be a hundredth
 
 
 def test_that_the_way_became_shorter_is_noticed() -> None:
@@ -131,8 +128,8 @@ def test_where_live_events_may_wait_longer_shares_are_larger() -> None:
 
 def test_its_rate_is_never_exceeded() -> None:
     clock = Clock()
-    pace = Pace(lambda: 500, Window(Agents(clock, 1e6)), clock)
     agents = Agents(clock, 1e6)
+    pace = Pace(lambda: 500, Window(agents), clock)
 
     assert 0.9 * 5_000 < run(agents, pace, 10.0) <= 5_000 + 2 * 500
 
@@ -144,8 +141,8 @@ def test_it_waits_while_nothing_is_applied() -> None:
     window = Window(agents)
     sent = run(agents, Pace(lambda: 1_000_000, window, clock), STALLED_S / 2)
 
-    assert sent == ON_THE_WAY_MAX * 64
-    assert not window.is_empty
+    assert sent == SHARE_FIRST
+    assert not window.is_open(clock.now_s)
 
 
 @pytest.mark.parametrize(("markers", "after_s", "is_over"), [(1, 0.0, True), (9, 0.0, False), (9, STALLED_S, True)])
@@ -153,11 +150,10 @@ def test_markers_behind_the_last_message_count_as_nothing(markers: int, after_s:
     clock = Clock()
     agents = Agents(clock, 0, sent=100 + markers, done=100, committed=100)
     window = Window(agents)
-    window.sent(clock.now_s)
-    for at_s in (0.0, after_s, 2 * after_s):
-        window.is_open(clock.now_s + at_s)
+    window.sent({0: 100}, clock.now_s)
+    looks = [window.is_open(clock.now_s + at_s) for at_s in (0.0, after_s, 2 * after_s)]
 
-    assert window.is_empty is is_over
+    assert looks[-1] is is_over
 
 
 def test_without_agents_only_the_rate_counts() -> None:
@@ -165,9 +161,9 @@ def test_without_agents_only_the_rate_counts() -> None:
     pace = Pace(lambda: 1_000_000, None, clock)
 
     assert pace.share == SHARE_MAX
-    pace.sent(500_000)
+    pace.sent(500_000, {})
     assert pace.wait_s() == pytest.approx(0.5)
     clock.now_s += 10.0
     assert pace.wait_s() == 0.0
-    pace.sent(1_500_000)
+    pace.sent(1_500_000, {})
     assert pace.wait_s() == pytest.approx(0.5)  # of what it did not take a second's worth is left
