@@ -72,12 +72,12 @@ class StatusChanged(Event):
     type: ClassVar[ActivityType] = ActivityType.STATUS_CHANGED
 
 
-def event_of(activity: Activity, partition: int, offset: int, tweet: Body | None = None) -> Event:
-    """The event of a message."""
+def event_of(activity: Activity, partition: int, offset: int) -> Event:
+    """The event of a message; what was posted gets its tweet later, if that is wanted."""
     place = activity.author_id, activity.published_ms, partition, offset
     match activity.type:
         case ActivityType.POSTED:
-            return Posted(*place, activity.other_id, tweet)
+            return Posted(*place, activity.other_id)
         case ActivityType.DELETED:
             return Deleted(*place, activity.other_id)
         case ActivityType.FOLLOWED:

@@ -6,6 +6,7 @@ for an older one is refused. Used by: registrar.py.
 
 import secrets
 
+from infra import redis_keys
 from infra.copies import Copies
 from infra.node_check import Found
 from infra.redis_node import RedisNode
@@ -34,7 +35,7 @@ def prepare_node(node: RedisNode, run_id: str) -> str:
         fresh.command("FLUSHALL", "SYNC")
         fresh.load_functions()
         incarnation = secrets.token_hex(8)
-        fresh.command("HSET", "n", "name", node.name, "incarnation", incarnation, "run_id", run_id)
+        fresh.command("HSET", redis_keys.NODE, "name", node.name, "incarnation", incarnation, "run_id", run_id)
     finally:
         fresh.close()
     return incarnation

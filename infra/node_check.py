@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from infra import redis_keys
 from infra.errors import ConfigurationError, RedisRefused
 from infra.hiding import hide_secrets
-from infra.redis_keys import is_ours
 from infra.redis_node import RedisNode
 
 VERSION_MIN = 7  # the first one with Functions
@@ -45,7 +45,7 @@ def look_at(node: RedisNode) -> Found:
         if unfit := why_unfit(info, config):
             title = f"Redis node {node.name} at {hide_secrets(node.url)}"
             return Found(info.get("run_id", ""), unfit=f"{title} {unfit}")
-        own = node.command("HMGET", "n", "run_id", "incarnation", "name", "epoch")
+        own = node.command("HMGET", redis_keys.NODE, "run_id", "incarnation", "name", "epoch")
     except RedisRefused as error:
         raise ConfigurationError(f"{error}; a registrar has to be allowed every command") from error
     return Found(info["run_id"], *(_text(value or b"") for value in own))
@@ -75,7 +75,7 @@ def refuse_other_data(node: RedisNode) -> None:
     keys. Ours may be there: tombstones, counts and rate limits are written without asking for an incarnation."""
     databases = _fields(node.command("INFO", "keyspace"))
     sample = node.command("SCAN", 0, "COUNT", SAMPLE_KEYS)[1]
-    other = [key for key in sample if not is_ours(key)]
+    other = [key for key in sample if not redis_keys.is_ours(key)]
     if other or any(name != "db0" for name in databases):
         what = f"a key {other[0][:40]!r}" if other else f"keys in {', '.join(sorted(databases))}"
         raise ConfigurationError(

@@ -204,14 +204,14 @@ class Jobs:
         """One of them. Raises `NotFound`."""
         return self._read(job_id)[0]
 
-    def change(self, job_id: int, wanted: State, reason: str = "") -> Job:
+    def change(self, job_id: int, wanted: State) -> Job:
         """Another state, unless it has it already. Raises `NotFound`, and `Conflict` for a step that there is not."""
         for _ in range(TRIES_MAX):
             job, version = self._read(job_id)
             if job.state is wanted:
                 return job
             job.state.check_next(wanted, job_id)
-            changed = replace(job, state=wanted, reason=reason, changed_ms=_now_ms())
+            changed = replace(job, state=wanted, reason="", changed_ms=_now_ms())
             if self._zookeeper.compare_and_set(_path(job_id), changed.encode(), version):
                 return changed
         raise Conflict(f"others changed replay {job_id} {TRIES_MAX} times meanwhile: try again")
