@@ -23,7 +23,7 @@ from consumers.audit import audit
 from consumers.audit_report import AuditResult
 from consumers.delivered import delivered
 from infra import outbox
-from infra.errors import FanfoldError
+from infra.errors import CheckFailed, FanfoldError
 from infra.stack.roles import instance_name
 from infra.stack.status import read_status
 from infra.stack.supervisor import Stack
@@ -127,9 +127,14 @@ class DeliveriesBench:
     def _wait_for(self, wanted: int, before: int) -> None:
         """Until all three clusters have acknowledged; looks seldom at first, since each look costs the nodes time."""
         began_s, deadline_s = time.monotonic(), time.monotonic() + APPLIED_LIMIT_S
+        held = self._stores.clusters.shard_map.copies.incarnations
         while (now := delivered(self._stores.clusters).deliveries) < wanted:
             if time.monotonic() > deadline_s:
                 raise FanfoldError(f"{wanted - now:,} deliveries are missing after {APPLIED_LIMIT_S:g} s")
+            if gone := sorted(held.items() - self._stores.clusters.shard_map.copies.incarnations.items()):
+                raise CheckFailed(
+                    f"node {gone[0][0]} was marked down during the run, so there is no figure: the logs say why"
+                )
             self._watcher.counted(now - before, wanted - before)
             rate = max(now - before, 1) / (time.monotonic() - began_s + POLL_MIN_S)
             time.sleep(min(max((wanted - now) / rate / 4, POLL_MIN_S), POLL_MAX_S))

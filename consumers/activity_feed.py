@@ -126,6 +126,7 @@ class ActivityFeed:
                     until_s = time.monotonic() + SLOWEST_S
                     while listener.queue.half_full and time.monotonic() < until_s and not self.stopped.is_set():
                         self.stopped.wait(SLOWEST_POLL_S)
+                        stuck = Stuck()  # nothing was read meanwhile
         finally:
             reader.close()
 

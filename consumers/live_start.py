@@ -12,8 +12,9 @@ RESUME_OFFSETS_MAX = 100_000  # of one log, read again for a stream: seconds of 
 
 
 def now(bounds: Bounds) -> dict[Log, int]:
-    """Where a new stream begins in each log: what is before it is in the timelines for certain, so whoever opens a
-    stream and then reads a page lacks nothing. What the page shows already may come once more."""
+    """Where a new stream begins in each log: what is before it is in the timelines, so whoever opens a stream and then
+    reads a page lacks nothing (a celebrity's tweet is there by its write-through). What the page shows already may
+    come once more."""
     return {
         log: min(max(bounds.applied.get(log, 0), bounds.starts[log], end - RESUME_OFFSETS_MAX), end)
         for log, end in bounds.ends.items()

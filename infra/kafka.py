@@ -161,8 +161,9 @@ class TransactionalProducer:
 
     def _note(self, error: object, message: KafkaMessage) -> None:
         """The client calls this for each message, in the order of its partition, before a commit returns."""
-        if error is None:
-            self._behind[message.topic(), message.partition()] = message.offset() + 1
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if error is None and offset is not None:  # None: the broker had it from an earlier try
+            self._behind[str(topic), int(partition or 0)] = offset + 1
 
     def _run(self, call: Callable[[], object]) -> None:
         try:

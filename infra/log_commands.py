@@ -13,11 +13,11 @@ from infra.accept_logs import From, Step, accept, find_all, plan, recreate
 from infra.cli import JsonFlag, print_json, say, settings_of
 from infra.database import make_engine
 from infra.kafka import GROUP
-from infra.kafka_logs import messages_from
+from infra.kafka_logs import admin_client, kafka_errors, messages_from, topic_ids
 from infra.log_losses import advice
 from infra.settings import Settings
-from infra.topics import TOPICS, Topic, create_topics, partitions_by_topic
-from infra.worked_logs import read_places
+from infra.topics import LOGS_OF_WORKERS, TOPICS, Topic, create_topics, partitions_by_topic
+from infra.worked_logs import ASK_TIMEOUT_S, read_places, read_seen
 
 Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this nothing is changed.")]
 
@@ -86,28 +86,30 @@ def topics_recreate(
     """
     settings = settings_of(context)
     bootstrap = settings.need("kafka_bootstrap")
-    unread = count_unread(bootstrap, topic)
-    if execute:
-        with _engine(settings) as engine:
+    with _engine(settings) as engine:
+        unread = count_unread(engine, bootstrap, topic) if topic in LOGS_OF_WORKERS else None
+        if execute:
             recreate(engine, bootstrap, topic, partial(create_topics, bootstrap))
     if as_json:
         print_json({"executed": execute, "topic": topic.name, "unread": unread})
         return
-    lost = "" if unread is None else f" and {unread:,} messages that no worker has read"
+    lost = "" if unread is None else f", {unread:,} messages among it that no worker has read,"
     typer.echo(f"{topic.name} {'was' if execute else 'would be'} made anew; all that was in it{lost} is gone")
-    if unread:
+    if topic in LOGS_OF_WORKERS and unread != 0:
         typer.echo("then: fanfold rebuild --active")
     if not execute:
         say("nothing was changed: add --execute")
 
 
-def count_unread(bootstrap: str, topic: Topic) -> int | None:
-    """Of the partitions that there are, which may be more or fewer than there should be; None for a log that the
-    workers do not read."""
-    if topic.read_by == "counters":
-        return None
+def count_unread(engine: sa.Engine, bootstrap: str, topic: Topic) -> int | None:
+    """What no worker has read, in the partitions that there are, which may be more or fewer than there should be. None
+    when nobody can tell: the log that the workers read is gone, or was made anew already."""
     if not (has := partitions_by_topic(bootstrap).get(topic.name, 0)):
-        return 0
+        return None
+    with kafka_errors(bootstrap):
+        log_id = topic_ids(admin_client(bootstrap, ASK_TIMEOUT_S), [topic], ASK_TIMEOUT_S)[topic.name]
+    if any(seen.log_id != log_id for place, seen in read_seen(engine).items() if place[0] == topic.name):
+        return None
     topic, places = replace(topic, partitions=has), [(topic.name, partition) for partition in range(has)]
     committed = read_places(bootstrap, GROUP, places)
     return messages_from(bootstrap, topic, [committed[place] or 0 for place in places])

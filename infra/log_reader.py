@@ -166,8 +166,14 @@ class LogWatch:
         """Behind the last message of each log."""
         return self._ask(lambda admin: _offsets(admin, OffsetSpec.latest()))
 
+    def written(self) -> Mapping[Log, int]:
+        """The same with what open transactions have written. The group's place may be known a little before it is known
+        that what was committed with it counts."""
+        return self._ask(lambda admin: log_offsets(admin, LOGS_OF_WORKERS, OffsetSpec.latest(), ANSWER_WITHIN_S))
+
     def applied(self, logs: Iterable[Log]) -> Mapping[Log, int]:
-        """Where the agents' group goes on: what is before it has its effect everywhere. 0 where it never was.
+        """Where the agents' group goes on: what is before it in deliveries is in the timelines, what is before it in
+        activity is in deliveries. 0 where it never was.
 
         It does not wait for open transactions: those of fan_out hold places that count when they are committed.
         """

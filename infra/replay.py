@@ -169,7 +169,7 @@ class _Agents:
         return _of(self._watch.applied(ACTIVITY_LOGS), ACTIVITY_LOGS)
 
     def delivery_ends(self) -> dict[int, int]:
-        return _of(self._watch.ends(), DELIVERY_LOGS)
+        return _of(self._watch.written(), DELIVERY_LOGS)
 
     def delivered(self) -> dict[int, int]:
         highest = highest_applied(self._stores.clusters)

@@ -48,19 +48,23 @@ class Logs(Protocol):
 
 @dataclass(slots=True)
 class _Share:
-    """What was sent together: when, whether it had to be as small as shares get, the offsets behind it in activity, and
-    once it is fanned out where deliveries end."""
+    """What was sent together: when, whether it had to be as small as shares get, whether it was as large as it might
+    be, the offsets behind it in activity, and once it is fanned out where deliveries end."""
 
     sent_s: float
     smallest: bool
+    full: bool
     behind: Offsets
     deliveries: Offsets | None = None
 
 
-def next_share(share: int, took_s: float, target_s: float) -> int:
-    """How large the next share is, by how long the last one took."""
+def next_share(share: int, took_s: float, target_s: float, *, full: bool) -> int:
+    """How large the next share may be, by how long the last one took. One that was smaller than it might have been says
+    nothing about larger ones."""
     if took_s > target_s:
         return max(share // 2, SHARE_MIN)
+    if not full:
+        return share
     grows_by = next((times for below, times in GROWTH if took_s < target_s * below), None)
     return share if grows_by is None else min(round(share * grows_by) + 1, SHARE_MAX)
 
@@ -93,9 +97,9 @@ class Window:
         self._on_the_way: _Share | None = None
         self._left = _Left()
 
-    def sent(self, behind: Offsets, now_s: float) -> None:
-        """A share was sent, and the broker has it before these offsets."""
-        self._on_the_way = _Share(now_s, self.share == SHARE_MIN, behind)
+    def sent(self, events: int, behind: Offsets, now_s: float) -> None:
+        """A share of so many events was sent, and the broker has it before these offsets."""
+        self._on_the_way = _Share(now_s, self.share == SHARE_MIN, events >= self.share, behind)
 
     def is_open(self, now_s: float) -> bool:
         """Whether the next share may be sent; looks at the logs unless nothing is on the way."""
@@ -106,7 +110,7 @@ class Window:
             return False
         self._way.took(share, now_s)
         target_s = self._way.target_s(self._target_s, now_s)
-        self.share = next_share(self.share, now_s - share.sent_s, target_s)
+        self.share = next_share(self.share, now_s - share.sent_s, target_s, full=share.full)
         self._on_the_way = None
         return True
 
@@ -158,7 +162,7 @@ class Pace:
         now_s = self._clock_s()
         self._free_s = max(self._free_s, now_s - 1.0) + events / self._rate()
         if self._window is not None:
-            self._window.sent(behind, now_s)
+            self._window.sent(events, behind, now_s)
 
     def wait_s(self) -> float:
         """How long to wait before asking again; 0: now is the time."""

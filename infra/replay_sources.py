@@ -5,6 +5,7 @@ The database knows tweets: a live one as it was posted, one that is gone as its 
 a replay or a redrive has sent is left out: the log has it already, as it came first.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -143,8 +144,9 @@ def _of_log(bootstrap: str, job: Job, position: Position, chosen: _Chosen) -> It
         silent_s = 0.0
         while any(at < ends[partition] for partition, at in reached.items()):
             items, looked, unreadable = [], 0, 0
-            messages = _mixed(reader)
-            silent_s = 0.0 if messages else silent_s + READ_S
+            began_s = time.monotonic()
+            messages = _mixed(reader, began_s + READ_S)
+            silent_s = 0.0 if messages else silent_s + time.monotonic() - began_s
             if silent_s > SILENT_MAX_S:
                 raise KafkaUnavailable(f"Kafka at {bootstrap} has given nothing of the log for {SILENT_MAX_S:g} s")
             for message in messages:
@@ -168,12 +170,14 @@ def _of_log(bootstrap: str, job: Job, position: Position, chosen: _Chosen) -> It
             yield Page(items, replace(position, offsets=dict(reached)), Counts(looked, 0, unreadable))
 
 
-def _mixed(reader: LogReader) -> list[LogMessage]:
-    """A page of messages, of all partitions in turn: fan_out works these off side by side, and in none of them live
-    events wait behind much more than in another. Each partition's order stays."""
+def _mixed(reader: LogReader, until_s: float) -> list[LogMessage]:
+    """A page of messages, collected until then at most, of all partitions in turn: fan_out works these off side by
+    side, and in none of them live events wait behind much more than in another. Each partition's order stays."""
     messages = reader.read(READ_S)
     size = sum(len(one.value or b"") for one in messages)
-    while messages and len(messages) < PAGE_ROWS and size < PAGE_BYTES and (more := reader.read(READ_MORE_S)):
+    while messages and len(messages) < PAGE_ROWS and size < PAGE_BYTES and time.monotonic() < until_s:
+        if not (more := reader.read(READ_MORE_S)):
+            break
         messages += more
         size += sum(len(one.value or b"") for one in more)
     turns = Counter[Log]()

@@ -112,6 +112,7 @@ class ShardMaps:
         self._zookeeper.sync(COPIES_PATH)
         found = self._zookeeper.read(COPIES_PATH), self._zookeeper.read(PLACEMENT_PATH)
         if found[0] is None or found[1] is None:
+            self._refused = ""
             return
         try:
             copies, placement = Copies.decode(found[0][0]), decode_shard_map(found[1][0])

@@ -26,7 +26,8 @@ log = structlog.get_logger()
 async def work_in_batches(stream: faust.StreamT, rounds: Rounds) -> None:
     """Feeds one partition's events to the rounds, in order, one batch at a time; each is acknowledged after its effect.
 
-    A crash before the acknowledgement brings the batch again: what a round does is idempotent.
+    A crash before the acknowledgement brings the batch again, unless the round has moved the group itself: what a round
+    does is idempotent.
     """
     stream.enable_acks = False
     batches = Batches(stream, rounds)

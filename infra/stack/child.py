@@ -128,6 +128,8 @@ class Child:
     def _try_again(self, now_s: float) -> str | None:
         """It asked for another start while it started: it gets that within the same time."""
         self.unfinished += 1
+        self.end()
+        self.state = PartState.RESTARTING
         try:
             self.begin()
         except StackError as error:

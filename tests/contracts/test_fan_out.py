@@ -25,6 +25,7 @@ from streams.fan_out import FanOut
 from streams.handling import Part
 from tests.contracts.members import Generations
 from tests.services import Services
+from tests.waiting import wait_until
 
 MakeUsers = Callable[[int], list[int]]
 PARTITION = 0
@@ -224,7 +225,7 @@ def test_the_group_moves_on_in_the_transaction_that_has_what_came_of_the_batch(
 
     workers[0].run_to(behind[place], 1, tweet)
 
-    assert read_places(services.kafka_bootstrap, GROUP, [place]) == {place: behind[place]}
+    wait_until(lambda: read_places(services.kafka_bootstrap, GROUP, [place]) == behind, "the group's place")
     assert log.home_targets(tweet[2]) == {follower}
 
 

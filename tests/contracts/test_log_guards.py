@@ -182,7 +182,7 @@ def test_partitions_that_were_added_are_refused_and_the_topic_is_made_anew(log: 
 
     with pytest.raises(ConfigurationError, match=r"has 5 partitions, .* needs 2: `fanfold topics recreate guarded-"):
         log.next_offset()
-    assert count_unread(log.bootstrap, log.topic) == MESSAGES
+    assert count_unread(log.engine, log.bootstrap, log.topic) == MESSAGES
     recreate(log.engine, log.bootstrap, log.topic, log.create, log.group)
 
     assert log.next_offset() == 0
@@ -192,11 +192,14 @@ def test_partitions_that_were_added_are_refused_and_the_topic_is_made_anew(log: 
 def test_a_topic_that_a_run_before_has_deleted_and_not_made_is_made(log: Log) -> None:
     with pytest.raises(NotAgain):
         recreate(log.engine, log.bootstrap, log.topic, breaks_off, log.group)
-    assert count_unread(log.bootstrap, log.topic) == 0
+    assert count_unread(log.engine, log.bootstrap, log.topic) is None
+    log.create()
+    assert count_unread(log.engine, log.bootstrap, log.topic) is None, "it is not the log that was read"
 
     recreate(log.engine, log.bootstrap, log.topic, log.create, log.group)
 
     assert log.next_offset() == 0
+    assert count_unread(log.engine, log.bootstrap, log.topic) == 0
 
 
 class NotAgain(Exception):

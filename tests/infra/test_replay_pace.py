@@ -126,6 +126,20 @@ def test_where_live_events_may_wait_longer_shares_are_larger() -> None:
     assert shares[10 * TARGET_S] > 3 * shares[TARGET_S]
 
 
+def test_shares_with_little_in_them_do_not_let_the_next_ones_grow() -> None:
+    """As where only a few authors' events are meant, or a page ends."""
+    clock = Clock()
+    agents = Agents(clock, 3_000)
+    window = Window(agents)
+    for _ in range(20):
+        agents.sent += 2
+        window.sent(2, {0: agents.sent}, clock.now_s)
+        while not window.is_open(clock.now_s):
+            agents.step()
+
+    assert window.share == SHARE_FIRST
+
+
 def test_its_rate_is_never_exceeded() -> None:
     clock = Clock()
     agents = Agents(clock, 1e6)
@@ -150,7 +164,7 @@ def test_markers_behind_the_last_message_count_as_nothing(markers: int, after_s:
     clock = Clock()
     agents = Agents(clock, 0, sent=100 + markers, done=100, committed=100)
     window = Window(agents)
-    window.sent({0: 100}, clock.now_s)
+    window.sent(100, {0: 100}, clock.now_s)
     looks = [window.is_open(clock.now_s + at_s) for at_s in (0.0, after_s, 2 * after_s)]
 
     assert looks[-1] is is_over

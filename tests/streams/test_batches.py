@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from faust.types import TP
 
 from streams import batches, in_order, rounds
 from streams.batches import BATCH_BYTES_MAX, work_in_batches
 from streams.in_order import InOrderConsumer
+from streams.progress import PROGRESS
 from streams.rounds import BATCH_MESSAGES_MAX, Limits, Rounds
 
 
@@ -371,6 +373,24 @@ def test_the_newest_acknowledged_offset_is_committed_over_gaps(acknowledged: lis
 
     assert consumer._new_offset("place") == commit
     assert consumer._new_offset("place") is None
+
+
+@pytest.mark.parametrize(("acknowledged", "sent"), [(4, []), (5, []), (6, [{TP("activity", 1): 6}])])
+def test_what_a_transaction_has_committed_is_not_committed_once_more(acknowledged: int, sent: list[Any]) -> None:
+    heard: list[Any] = []
+
+    async def commit(offsets: Any) -> bool:
+        heard.append(dict(offsets))
+        return True
+
+    consumer = InOrderConsumer.__new__(InOrderConsumer)
+    consumer._thread = SimpleNamespace(commit=commit)
+    PROGRESS.forget()
+    PROGRESS.move_group(("fan_out", 1), 5)
+
+    assert asyncio.run(consumer._commit({TP("activity", 1): acknowledged})) is True
+    assert heard == sent
+    PROGRESS.forget()
 
 
 @pytest.mark.usefixtures("ended")
