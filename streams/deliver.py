@@ -40,8 +40,8 @@ SENT_AGAIN_TARGETS = 32  # in such entries, the look at a list that a replay bri
 WHOLE_LIST_TARGETS = 100
 UNMERGE_LISTS_MAX = 512  # of one run: 440,000 entries of each cluster at most, which come here to be looked at
 WHOLE_LIST_KINDS = (DeliveryKind.MERGE, DeliveryKind.UNMERGE)
-CALL_SLOW_S = 0.5  # halves the next calls: readers wait behind a call, and its time-out is 1 s
-CALL_FAST_S = 0.1  # doubles them
+CALL_SLOW_S = 0.25  # halves the next calls: readers wait behind a call, and another round's; the time-out is 1 s
+CALL_FAST_S = 0.06  # doubles them
 NOT_FINAL = -1  # instead of an offset, in a call that others of the run follow
 
 T = TypeVar("T")
