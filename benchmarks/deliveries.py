@@ -5,7 +5,7 @@ commit). Input: a warm state. Output: figures beside limits measured in the same
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -89,10 +89,10 @@ class DeliveriesBench:
         self._watcher.step(f"{form}, run {number} of {self._options.runs}: {self._options.tweets:,} tweets")
         authors = audience.some_authors(self._options.tweets, self._rng)
         counted = (0.0, 0.0) if form is Form.BACKLOG else self._counted()  # a backlog's workers are new
-        before = delivered(self._stores.clusters).deliveries
+        before, held = delivered(self._stores.clusters).deliveries, self._incarnations()
         wanted = before + sum(len(audience.of(author)) for author in authors)
         began_s = self._backlog(authors) if form is Form.BACKLOG else self._live(authors)
-        self._wait_for(wanted, before)
+        self._wait_for(wanted, before, held)
         seconds = time.time() - began_s
         after = delivered(self._stores.clusters)
         taken, out_of_order = (now - then for now, then in zip(self._counted(), counted, strict=True))
@@ -124,17 +124,16 @@ class DeliveriesBench:
             part = authors[at : at + POST_AT_ONCE]
             self._publisher.post_many([NewTweet(author, f"Measured tweet of user {author}") for author in part])
 
-    def _wait_for(self, wanted: int, before: int) -> None:
+    def _incarnations(self) -> Mapping[str, str]:
+        return self._stores.clusters.shard_map.copies.incarnations
+
+    def _wait_for(self, wanted: int, before: int, held: Mapping[str, str]) -> None:
         """Until all three clusters have acknowledged; looks seldom at first, since each look costs the nodes time."""
         began_s, deadline_s = time.monotonic(), time.monotonic() + APPLIED_LIMIT_S
-        held = self._stores.clusters.shard_map.copies.incarnations
         while (now := delivered(self._stores.clusters).deliveries) < wanted:
             if time.monotonic() > deadline_s:
                 raise FanfoldError(f"{wanted - now:,} deliveries are missing after {APPLIED_LIMIT_S:g} s")
-            if gone := sorted(held.items() - self._stores.clusters.shard_map.copies.incarnations.items()):
-                raise CheckFailed(
-                    f"node {gone[0][0]} was marked down during the run, so there is no figure: the logs say why"
-                )
+            refuse_lost_nodes(held, self._incarnations())
             self._watcher.counted(now - before, wanted - before)
             rate = max(now - before, 1) / (time.monotonic() - began_s + POLL_MIN_S)
             time.sleep(min(max((wanted - now) / rate / 4, POLL_MIN_S), POLL_MAX_S))
@@ -171,6 +170,12 @@ class DeliveriesBench:
     def _chunks(self, audience: Audience, snowflakes: Snowflakes, tweets: int) -> list[Chunk]:
         authors = audience.some_authors(tweets, self._rng)
         return [Chunk(snowflakes.next(), audience.of(author)) for author in authors]
+
+
+def refuse_lost_nodes(held: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raises `CheckFailed` when a node does not have the incarnation any more that it held: what it counted is gone."""
+    for name in sorted(name for name, incarnation in held.items() if now.get(name) != incarnation):
+        raise CheckFailed(f"node {name} was marked down during the run, so there is no figure: the logs say why")
 
 
 def _wait(condition: Callable[[], bool]) -> None:

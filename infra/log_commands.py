@@ -16,7 +16,7 @@ from infra.kafka import GROUP
 from infra.kafka_logs import admin_client, kafka_errors, messages_from, topic_ids
 from infra.log_losses import advice
 from infra.settings import Settings
-from infra.topics import LOGS_OF_WORKERS, TOPICS, Topic, create_topics, partitions_by_topic
+from infra.topics import LOGS_OF_WORKERS, TOPICS, Topic, create_topics
 from infra.worked_logs import ASK_TIMEOUT_S, read_places, read_seen
 
 Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this nothing is changed.")]
@@ -86,16 +86,18 @@ def topics_recreate(
     """
     settings = settings_of(context)
     bootstrap = settings.need("kafka_bootstrap")
+    of_workers = topic in LOGS_OF_WORKERS
     with _engine(settings) as engine:
-        unread = count_unread(engine, bootstrap, topic) if topic in LOGS_OF_WORKERS else None
+        unread = count_unread(engine, bootstrap, topic) if of_workers else None
         if execute:
             recreate(engine, bootstrap, topic, partial(create_topics, bootstrap))
     if as_json:
         print_json({"executed": execute, "topic": topic.name, "unread": unread})
         return
-    lost = "" if unread is None else f", {unread:,} messages among it that no worker has read,"
+    known = "nobody can tell how much of it" if unread is None else f"{unread:,} messages of it"
+    lost = f" ({known} no worker has read)" if of_workers else ""
     typer.echo(f"{topic.name} {'was' if execute else 'would be'} made anew; all that was in it{lost} is gone")
-    if topic in LOGS_OF_WORKERS and unread != 0:
+    if of_workers and unread != 0:
         typer.echo("then: fanfold rebuild --active")
     if not execute:
         say("nothing was changed: add --execute")
@@ -104,13 +106,16 @@ def topics_recreate(
 def count_unread(engine: sa.Engine, bootstrap: str, topic: Topic) -> int | None:
     """What no worker has read, in the partitions that there are, which may be more or fewer than there should be. None
     when nobody can tell: the log that the workers read is gone, or was made anew already."""
-    if not (has := partitions_by_topic(bootstrap).get(topic.name, 0)):
-        return None
     with kafka_errors(bootstrap):
-        log_id = topic_ids(admin_client(bootstrap, ASK_TIMEOUT_S), [topic], ASK_TIMEOUT_S)[topic.name]
+        admin = admin_client(bootstrap, ASK_TIMEOUT_S)
+        found = admin.list_topics(timeout=ASK_TIMEOUT_S).topics.get(topic.name)
+        if found is None:
+            return None
+        log_id = topic_ids(admin, [topic], ASK_TIMEOUT_S)[topic.name]
     if any(seen.log_id != log_id for place, seen in read_seen(engine).items() if place[0] == topic.name):
         return None
-    topic, places = replace(topic, partitions=has), [(topic.name, partition) for partition in range(has)]
+    topic = replace(topic, partitions=len(found.partitions))
+    places = [(topic.name, partition) for partition in range(topic.partitions)]
     committed = read_places(bootstrap, GROUP, places)
     return messages_from(bootstrap, topic, [committed[place] or 0 for place in places])
 

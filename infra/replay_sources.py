@@ -145,7 +145,7 @@ def _of_log(bootstrap: str, job: Job, position: Position, chosen: _Chosen) -> It
         while any(at < ends[partition] for partition, at in reached.items()):
             items, looked, unreadable = [], 0, 0
             began_s = time.monotonic()
-            messages = _mixed(reader, began_s + READ_S)
+            messages = mixed(reader, began_s + READ_S)
             silent_s = 0.0 if messages else silent_s + time.monotonic() - began_s
             if silent_s > SILENT_MAX_S:
                 raise KafkaUnavailable(f"Kafka at {bootstrap} has given nothing of the log for {SILENT_MAX_S:g} s")
@@ -170,7 +170,7 @@ def _of_log(bootstrap: str, job: Job, position: Position, chosen: _Chosen) -> It
             yield Page(items, replace(position, offsets=dict(reached)), Counts(looked, 0, unreadable))
 
 
-def _mixed(reader: LogReader, until_s: float) -> list[LogMessage]:
+def mixed(reader: LogReader, until_s: float) -> list[LogMessage]:
     """A page of messages, collected until then at most, of all partitions in turn: fan_out works these off side by
     side, and in none of them live events wait behind much more than in another. Each partition's order stays."""
     messages = reader.read(READ_S)

@@ -43,13 +43,7 @@ def coordinator(context: typer.Context) -> None:
     with stores(settings) as opened:
         health.also_ready_if(_answers(opened.zookeeper))
         beside = partial(_beside, opened, settings.kafka_bootstrap)
-        while not stop.is_set():
-            try:
-                _lead(opened.zookeeper, EpochGuard(opened.engine), stop, health, beside)
-            except ZooKeeperUnavailable as error:  # no session for the lease can be opened: it stands by again
-                log.warning("election waits", error=str(error))
-                health.enter(State.WAITING, str(error))
-                stop.wait(WATCH_PERIOD_S)
+        lead_again(opened.zookeeper, EpochGuard(opened.engine), stop, health, beside)
 
 
 @contextmanager
@@ -59,12 +53,29 @@ def _beside(opened: Stores, bootstrap: str) -> Iterator[None]:
         yield
 
 
-def _lead(
+def lead_again(
     zookeeper: ZooKeeper,
     epochs: EpochGuard,
     stop: threading.Event,
     health: Health,
     beside: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Stands by and leads, again and again until `stop`, whatever happens to ZooKeeper."""
+    while not stop.is_set():
+        try:
+            _lead(zookeeper, epochs, stop, health, beside)
+        except ZooKeeperUnavailable as error:  # no session for the lease can be opened
+            log.warning("election waits", error=str(error))
+            health.enter(State.WAITING, str(error))
+            stop.wait(WATCH_PERIOD_S)
+
+
+def _lead(
+    zookeeper: ZooKeeper,
+    epochs: EpochGuard,
+    stop: threading.Event,
+    health: Health,
+    beside: Callable[[], AbstractContextManager[None]],
 ) -> None:
     """Waits to lead, and leads until `stop`, or until the lease is lost: then the process stands by again. `beside` is
     what else is done while it leads."""

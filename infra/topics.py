@@ -144,12 +144,8 @@ def _check_partitions(admin: AdminClient, bootstrap: str) -> None:
             need_partitions(topic, found[topic.name], bootstrap)
 
 
-def partitions_by_topic(bootstrap: str) -> dict[str, int]:
-    """How many each topic has. Raises `KafkaUnavailable`."""
-    return _partitions(AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}), bootstrap)
-
-
 def _partitions(admin: AdminClient, bootstrap: str) -> dict[str, int]:
+    """How many each topic has. Raises `KafkaUnavailable`."""
     try:
         found = admin.list_topics(timeout=CREATE_TIMEOUT_S).topics
     except KafkaException as error:

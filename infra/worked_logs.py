@@ -13,15 +13,13 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.database import reading, transaction
 from infra.errors import ConfigurationError
-from infra.kafka import GROUP
+from infra.kafka import GROUP, Place
 from infra.kafka_logs import GROUP_NOT_YET, admin_client, kafka_errors, log_offsets, topic_ids
 from infra.log_losses import COUNTERS, Finding, Held, Seen, judge, refusal
 from infra.topics import LOGS_OF_WORKERS, REACTIONS, Topic, need_partitions
 
 ASK_TIMEOUT_S = 10.0
 LOOK_EVERY_S = 0.2
-
-Place = tuple[str, int]  # a topic and a partition of it
 
 
 @dataclass(frozen=True, slots=True)

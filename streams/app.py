@@ -259,8 +259,6 @@ class FanOutWork:
             producer.abort()
             _ended(self.parts.threads.submit(producer.begin, claim)).result()
         producer.finish(pack_messages(chunks))
-        for part in parts:
-            PROGRESS.move_group(("fan_out", part.partition), part.goes_on)
 
     def _claim(self, parts: Sequence[Part[Activity]]) -> Claim:
         offsets = {part.partition: part.goes_on for part in parts}

@@ -69,7 +69,7 @@ class Work(Protocol[T]):
         """The decoded message; raises `Undecodable`."""
 
     def run(self, part: Part[T]) -> None:
-        """Returns when the effect of these is there."""
+        """Returns when the effect of these is there, if there are any: behind what was buried only the group moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +95,16 @@ class Handling(Generic[T]):
         Idempotent by the work; a crash in between brings the batch again, and doubles a dead letter at worst.
         """
         messages, decoded, letters = self._read([event.message for event in events])
+        first, behind = events[0].message, events[-1].message.offset + 1
         if messages:  # a batch, and then each message that still fails alone, after a bounded number of tries
-            first = events[0].message
-            goes_on = first.offset if letters else events[-1].message.offset + 1
+            goes_on = first.offset if letters else behind
             part = Part(first.partition, first.generation_id, goes_on, decoded)
             letters += self._run(part, messages, first.offset, until_s, retries=True)
         if refusal := self.share.refuses(len(events), len(letters)):
             self._end(refusal, letters[-1])
         if letters:
             bury(self.burial, sorted(letters, key=lambda letter: letter.offset), self.rng, self.sleep)
+            self.work.run(Part(first.partition, first.generation_id, behind, ()))
 
     def handle_together(self, batches: Sequence[Sequence[faust.EventT]], together: Together[T]) -> bool:
         """Handles the batches of several partitions as one. False when something stood against it, whatever it was:

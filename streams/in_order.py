@@ -16,10 +16,11 @@ from faust.types import TP
 from faust.types.tuples import ack_lock
 
 from infra.errors import ConfigurationError, DependencyError
+from infra.topics import ACTIVITY
 from streams.batches import BATCH_WAIT_S
 from streams.ending import end_process
 from streams.fair_polls import FairConsumerThread
-from streams.progress import AGENT_OF, PROGRESS, Fetched, Place, Run
+from streams.progress import AGENT_OF, Fetched, Place, Run
 from streams.rounds import Rounds
 
 # Fetches of one partition that a look once a second may find, many times what can wait, one message each at worst.
@@ -103,9 +104,9 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
         return NotingThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """But for what a transaction has committed already: of the two, Kafka takes the one that is written last, which
-        would be the older place while the next transaction is open."""
-        left = {tp: offset for tp, offset in offsets.items() if offset > PROGRESS.of(_place(tp)).group_at}
+        """Of deliveries. In activity the group moves in the transactions of fan_out; a commit beside an open one would
+        be taken for the newer of the two, with the older place."""
+        left = {tp: offset for tp, offset in offsets.items() if tp.topic != ACTIVITY.name}
         return bool(await super()._commit(left)) if left else True
 
     def _new_offset(self, tp: TP) -> int | None:

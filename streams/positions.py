@@ -12,8 +12,9 @@ import sqlalchemy as sa
 import structlog
 
 from infra.errors import DependencyError
+from infra.kafka import Place
 from infra.log_losses import Seen
-from infra.worked_logs import Ground, Place, note_worked, refuse_losses
+from infra.worked_logs import Ground, note_worked, refuse_losses
 from streams.watch import Worked
 
 ASK_AGAIN_S = 5.0  # a new group has no offset for any of its partitions, and asks for all of them at once

@@ -46,7 +46,6 @@ class Work:
     in_line: bool = False  # for its turn, behind batches of other partitions
     moved_s: float = 0.0  # when a batch began or ended, or tried again; seconds of the monotonic clock
     waits_for: str = ""
-    group_at: int = -1  # where the group goes on by what was committed in a transaction
 
 
 @dataclass(slots=True)
@@ -75,10 +74,6 @@ class Progress:
         if work.batch is not None:
             work.done = work.batch.last
         work.batch, work.waits_for, work.moved_s = None, "", self.clock()
-
-    def move_group(self, place: Place, offset: int) -> None:
-        """A transaction has committed that the group goes on there."""
-        self.of(place).group_at = offset
 
     def beat(self, place: Place, waits_for: str) -> None:
         """The batch at work is alive: it waits for a server that is away and tries again."""

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from benchmarks.deliveries import refuse_lost_nodes
 from benchmarks.deliveries_report import DeliveriesReport, Run
 from benchmarks.warm_state import Shape
 from consumers.audit_report import AuditResult, Counts
+from infra.errors import CheckFailed
 
 
 def run(deliveries: int, seconds: float, missing: int = 0, copies: int = 3) -> Run:
@@ -51,3 +53,12 @@ def test_without_limits_there_is_a_rate_and_no_ratio() -> None:
     found = report([run(1_000, 4.0)], {}).as_json()
 
     assert (found["deliveries_per_s"], found["ratio"], found["limits"]) == (250, None, {})
+
+
+def test_a_run_in_which_a_node_lost_what_it_counted_has_no_figure() -> None:
+    held = {"a1": "first", "b1": "second"}
+    refuse_lost_nodes(held, held | {"c1": "joined"})
+
+    for now in ({"a1": "first"}, {"a1": "first", "b1": "third"}):
+        with pytest.raises(CheckFailed, match="node b1 was marked down during the run, so there is no figure"):
+            refuse_lost_nodes(held, now)

@@ -10,7 +10,7 @@ from consumers import activity_feed, activity_streams, event_stream, live_frames
 from consumers.activity_position import parse_position, position_text
 from infra.composition import Stores
 from infra.events import Activity, ActivityType
-from infra.log_reader import LogWatch
+from infra.log_reader import LogMessage, LogReader, LogWatch
 from infra.settings import Settings
 from infra.tokens import Scope, Tokens
 from producers.publish import NewTweet, Publisher
@@ -110,6 +110,34 @@ def test_resumed_after_any_event_a_stream_lacks_nothing_and_tells_nothing_twice(
         logs.happen(Activity(DELETED, authors[0], 100, 1))
         for place, client in resumed.items():
             assert shown(client.wait_for(31 - place))[30 - place :] == [("deleted", "100")]
+
+
+def test_a_reader_of_the_past_whose_client_asks_for_nothing_any_more_gets_another_one(
+    server: LiveServer, logs: Logs, token: str, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [author] = make_users(1)
+    query = f"author={author}"
+    first = opened(server, token, query)
+    begun = first.last_id
+    logs.happen(Activity(DELETED, author, 1, 1))
+    first.wait_for(1)
+    renewed = list[None]()
+
+    class Stuck(LogReader):
+        """As after a broker froze."""
+
+        def read(self, timeout_s: float) -> list[LogMessage]:
+            return super().read(timeout_s) if renewed else []
+
+        def renew(self) -> None:
+            renewed.append(None)
+            super().renew()
+
+    monkeypatch.setattr(activity_feed, "LogReader", Stuck)
+    monkeypatch.setattr(activity_feed, "STUCK_S", 0.2)
+
+    assert shown(opened(server, token, query, begun).wait_for(1)) == [("deleted", "1")]
+    assert renewed == [None]
 
 
 def test_positions_grow_and_a_heartbeat_moves_a_stream_that_is_told_nothing(

@@ -9,9 +9,11 @@ from confluent_kafka import Consumer, TopicPartition
 from infra.errors import KafkaUnavailable, Superseded
 from infra.kafka import GROUP, Claim, Message, TransactionalProducer
 from infra.kafka_logs import await_settled, committed_offsets
+from infra.log_reader import LogWatch
 from infra.topics import ACTIVITY, DELIVERIES
 from tests.contracts.members import Member, join
 from tests.services import Services
+from tests.waiting import wait_until
 
 PARTITION, OFFSET = 1, 7
 READ_WITHIN_S = 30.0
@@ -60,6 +62,24 @@ def test_what_a_member_sends_in_its_generation_is_committed(services: Services, 
     assert sent(services, value)
     await_settled(services.kafka_bootstrap, ACTIVITY, [PARTITION])
     assert committed_offsets(services.kafka_bootstrap, ACTIVITY)[PARTITION] == OFFSET
+
+
+def test_a_claim_moves_the_group_also_without_messages(services: Services, member: Member) -> None:
+    assert producer(services).send([], member.claim({PARTITION: OFFSET + 1})) == {}
+
+    await_settled(services.kafka_bootstrap, ACTIVITY, [PARTITION])
+    assert committed_offsets(services.kafka_bootstrap, ACTIVITY)[PARTITION] == OFFSET + 1
+
+
+def test_what_an_open_transaction_has_written_is_known_and_is_not_the_end_yet(services: Services) -> None:
+    sender, watch = producer(services), LogWatch(services.kafka_bootstrap)
+    sender.begin()
+    sender._produce(Message(DELIVERIES.name, b"x", partition=0))
+    assert sender._producer.flush(READ_WITHIN_S) == 0
+
+    wait_until(lambda: watch.written()[DELIVERIES.name, 0] > watch.ends()[DELIVERIES.name, 0], "the message")
+    sender.abort()
+    watch.close()
 
 
 def test_nothing_counts_of_what_is_sent_with_the_claim_of_an_older_generation(

@@ -1,25 +1,34 @@
 """The coordinator on real ZooKeeper and Redis nodes: which copies are in use, and who holds up whom."""
 
+import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from infra import redis_keys
 from infra.composition import Stores
 from infra.copies import Copies, CopyState
-from infra.errors import Fenced
+from infra.epoch_guard import EpochGuard
+from infra.epochs import RESTORE_COMMAND
+from infra.errors import Fenced, ZooKeeperUnavailable
 from infra.health import Health
 from infra.lease import Lease
+from infra.leases import COORDINATOR, read_lease
 from infra.members import read_members
 from infra.redis_node import RedisNode
+from infra.role_commands import lead_again
 from infra.settings import Settings
-from infra.shard_maps import SETTLE_S
+from infra.shard_maps import SETTLE_S, ShardMaps
 from infra.znodes import Change
-from infra.zookeeper import COPIES_PATH, NODES_PATH
+from infra.zookeeper import COPIES_PATH, NODES_PATH, PLACEMENT_PATH, ZooKeeper
 from tests.contracts.deployment import LEAVE_AFTER_S, Deployment
+from tests.services import Services
+from tests.waiting import wait_until
 
 
 def test_at_first_every_copy_is_serving_and_every_node_is_open(deployment: Deployment) -> None:
@@ -180,3 +189,57 @@ def test_processes_of_the_deployment_see_both_parts_of_a_raised_epoch(stores: St
 
     assert seen.copies.epoch == seen.epoch == 1
     assert seen.copies.incarnations.keys() == set(seen.nodes)
+
+
+@pytest.fixture
+def own(services: Services) -> Iterator[ZooKeeper]:
+    """A folder of this test's own."""
+    session = ZooKeeper(f"{services.zookeeper}/test_{secrets.token_hex(6)}")
+    yield session
+    session.close()
+
+
+@contextmanager
+def leading(zookeeper: ZooKeeper, engine: sa.Engine) -> Iterator[Health]:
+    """The role, without what is done beside it."""
+    health, stop = Health(), threading.Event()
+    thread = threading.Thread(target=lead_again, args=(zookeeper, EpochGuard(engine), stop, health))
+    thread.start()
+    try:
+        yield health
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_whoever_cannot_open_the_session_of_the_lease_stands_by_and_leads_later(
+    own: ZooKeeper, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another, tries = own.another, list[None]()
+
+    def away_at_first() -> ZooKeeper:
+        tries.append(None)
+        if len(tries) < 3:
+            raise ZooKeeperUnavailable("away")
+        return another()
+
+    monkeypatch.setattr(own, "another", away_at_first)
+
+    with leading(own, engine):
+        wait_until(lambda: read_lease(own, COORDINATOR) is not None, "the lead")
+    assert len(tries) == 3
+
+
+def test_a_shard_map_that_nobody_can_read_is_said_with_the_way_out(own: ZooKeeper, engine: sa.Engine) -> None:
+    for path in (PLACEMENT_PATH, COPIES_PATH):
+        own.create(path, b"nonsense")
+    maps = ShardMaps(own)
+
+    with leading(own, engine) as health:
+        wait_until(lambda: "the znode /placement cannot be read" in str(health.ready().reasons), "its reason")
+        assert f"`{RESTORE_COMMAND}`" in str(health.ready().reasons)
+    maps.check()
+    with pytest.raises(ZooKeeperUnavailable, match=f"the shard map in ZooKeeper cannot be read .*`{RESTORE_COMMAND}`"):
+        maps.value(timeout_s=0.1)
+    maps.close()

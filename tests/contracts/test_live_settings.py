@@ -159,6 +159,17 @@ def test_a_rollback_puts_older_values_in_force_as_a_new_version(config: Config, 
     assert config("history")[1].splitlines()[1].endswith("rate_per_token 0 → 200 (rollback to 2)")
 
 
+def test_a_value_that_somebody_wrote_by_hand_is_shown_as_it_was(config: Config, zookeeper: ZooKeeper) -> None:
+    ensure_live_settings(zookeeper)
+    data, version = zookeeper.read(LIVE_SETTINGS_PATH) or (b"", 0)
+    assert zookeeper.compare_and_set(
+        LIVE_SETTINGS_PATH, data.replace(b'"threshold": 10000', b'"threshold": "many"'), version
+    )
+
+    assert config("set", "threshold=5")[::2] == (0, "threshold 'many' → 5\nversion 2\n")
+    assert config("history")[1].splitlines()[0].endswith("\tthreshold 'many' → 5")
+
+
 def test_what_nobody_can_read_is_one_sentence_until_a_rollback_replaces_it(
     config: Config, zookeeper: ZooKeeper
 ) -> None:

@@ -286,7 +286,8 @@ def moved(step: Callable[[], object], stores: Stores, *, held: bool) -> bool:
 
 
 def test_whoever_waits_is_told_when_somebody_else_wants_something_else(stores: Stores, zookeeper: ZooKeeper) -> None:
-    mine = change_wishes(zookeeper, lambda _: {"a1": Wish(weight=2)})
+    change_wishes(zookeeper, lambda _: {"a1": Wish(weight=2)})
+    mine = change_wishes(zookeeper, lambda _: {"a1": Wish(weight=2)})  # also who found it so waits for it
     change_wishes(zookeeper, lambda _: {"a1": Wish(weight=3)})
 
     with pytest.raises(CheckFailed, match="somebody else wants something else of node a1 by now"):

@@ -1,6 +1,7 @@
 """A node that lives and takes nothing for a time: its calls are made again later, and no worker ends for it."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pytest
 
 from infra.composition import Stores
 from infra.errors import RedisFull, RedisUnavailable
+from infra.rebuild import rebuild_each_copy
 from infra.redis_node import RedisNode
+from infra.shard_map import CLUSTERS
+from infra.timelines import Kind
 from tests.redis_server import redis_server
 
 WRITES = b"#!lua name=writes\nredis.register_function('writes', function() return redis.call('SET', 'a', 'b') end)"
@@ -54,16 +58,35 @@ def test_so_is_one_of_several(refusing: Refusing) -> None:
 
 
 def test_a_tombstone_is_not_written_and_its_node_not_marked(stores: Stores) -> None:
+    with full_cluster(stores), pytest.raises(RedisFull):
+        stores.bodies.bury([10**18])
+
+    assert stores.clusters.shard_map.copies.all_serving
+    stores.bodies.bury([10**18])
+
+
+def test_a_rebuild_of_what_is_there_is_not_told_as_done_where_a_copy_cannot_be_written(
+    stores: Stores, user: int
+) -> None:
+    with (
+        full_cluster(stores),
+        pytest.raises(RedisUnavailable, match=r"cluster b cannot be .* to rebuild its timelines"),
+    ):
+        rebuild_each_copy(stores.engine, stores.timelines, Kind.HOME, [user])
+
+    rebuild_each_copy(stores.engine, stores.timelines, Kind.HOME, [user])
+    assert not any(stores.timelines.lacking(cluster, Kind.HOME, [user]) for cluster in CLUSTERS)
+
+
+@contextmanager
+def full_cluster(stores: Stores) -> Iterator[None]:
+    """The nodes of cluster b have no memory left while the context lasts."""
     nodes = [stores.clusters.node(name) for name in stores.clusters.shard_map.nodes_of("b")]
     before = {node: node.command("CONFIG", "GET", "maxmemory")[1] for node in nodes}
     for node in nodes:
         node.command("CONFIG", "SET", "maxmemory", "1")
     try:
-        with pytest.raises(RedisFull):
-            stores.bodies.bury([10**18])
+        yield
     finally:
         for node in nodes:
             node.command("CONFIG", "SET", "maxmemory", before[node])
-
-    assert stores.clusters.shard_map.copies.all_serving
-    stores.bodies.bury([10**18])

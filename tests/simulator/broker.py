@@ -145,6 +145,7 @@ class Producer:
         if transaction.claim is not None:
             for partition, offset in transaction.claim.offsets.items():
                 self._broker.committed[ACTIVITY.name, partition] = offset
+            self._broker.acknowledged()
         self._broker.end(transaction, fence=False)
         if rng.random() < 0.02:
             raise KafkaUnavailable("no answer to the commit, and it was committed")

@@ -18,6 +18,7 @@ import streams.fan_out
 import streams.verify
 from infra import redis_keys
 from infra.events import Activity, Delivery, DeliveryKind
+from infra.kafka import Claim
 from infra.rebuild import Take, read_snapshots
 from infra.shard_map import CLUSTERS, ShardMap
 from infra.status import Standing, Status, next_standing
@@ -30,6 +31,7 @@ from streams.deliver import Deliverer
 from streams.fan_out import Chunk, Facts, FanOut
 from streams.follower_index import FollowerIndex
 from streams.node_calls import Placed
+from tests.simulator.broker import Producer
 from tests.simulator.copy_mutants import COPY_MUTANTS
 from tests.simulator.mutant import Mutant
 
@@ -82,6 +84,17 @@ def _bury_by_removal(bodies: TweetBodies, ids: Sequence[int]) -> None:
 def _kept_index(work: FanOutWork, partition: int, generation: int) -> FanOut:
     held = work._held.setdefault(partition, (generation, FanOut(work.parts.engine)))
     return held[1]
+
+
+def _begin_unchecked(producer: Producer, claim: Claim | None = None) -> None:
+    """With whatever generation the group has by now."""
+    broker = producer._broker
+    if claim is not None:
+        claim = replace(claim, generation=broker.generation, member=next(iter(broker.members), claim.member))
+    _begin(producer, claim)
+
+
+_begin = Producer.begin
 
 
 def _plan_then_change(fan_out: FanOut, events: Sequence[Activity], facts: Facts, length: int) -> list[Chunk]:
@@ -214,7 +227,7 @@ MUTANTS = (
     ),
     Mutant("index not changed by follow events", "follows", patches=[(FollowerIndex, "set_all_following", _nothing)]),
     Mutant("index changed behind a batch and not before it", "anything", patches=[(FanOut, "plan", _plan_then_change)]),
-    Mutant("fan-out without a claim", "workers", patches=[(FanOutWork, "_claim", _nothing)]),
+    Mutant("fan-out's claim is not checked", "workers", patches=[(Producer, "begin", _begin_unchecked)]),
     Mutant("fan-out does not wait for the last owner", "workers", patches=[(FanOutWork, "_settle", _nothing)]),
     Mutant("relay removes before it sends", "workers", patches=[(Relay, "step", _remove_first)]),
     Mutant("retweets of a deleted tweet stay", "anything", patches=[(streams.fan_out, "_delete_retweets", _nothing)]),

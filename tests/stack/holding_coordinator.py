@@ -27,8 +27,7 @@ def run(settings: Settings, pipe: Connection) -> None:
     hold_first_map(pipe)
     engine = make_engine(settings.database_url)
     zookeeper, health = ZooKeeper(settings.zookeeper_hosts), TellingHealth(pipe)
-    while True:
-        role_commands._lead(zookeeper, EpochGuard(engine), Event(), health)
+    role_commands.lead_again(zookeeper, EpochGuard(engine), Event(), health)
 
 
 def hold_first_map(pipe: Connection) -> None:

@@ -13,7 +13,6 @@ from faust.types import TP
 from streams import batches, in_order, rounds
 from streams.batches import BATCH_BYTES_MAX, work_in_batches
 from streams.in_order import InOrderConsumer
-from streams.progress import PROGRESS
 from streams.rounds import BATCH_MESSAGES_MAX, Limits, Rounds
 
 
@@ -375,8 +374,7 @@ def test_the_newest_acknowledged_offset_is_committed_over_gaps(acknowledged: lis
     assert consumer._new_offset("place") is None
 
 
-@pytest.mark.parametrize(("acknowledged", "sent"), [(4, []), (5, []), (6, [{TP("activity", 1): 6}])])
-def test_what_a_transaction_has_committed_is_not_committed_once_more(acknowledged: int, sent: list[Any]) -> None:
+def test_the_group_is_moved_in_deliveries_only_since_fan_out_moves_it_in_activity() -> None:
     heard: list[Any] = []
 
     async def commit(offsets: Any) -> bool:
@@ -385,12 +383,10 @@ def test_what_a_transaction_has_committed_is_not_committed_once_more(acknowledge
 
     consumer = InOrderConsumer.__new__(InOrderConsumer)
     consumer._thread = SimpleNamespace(commit=commit)
-    PROGRESS.forget()
-    PROGRESS.move_group(("fan_out", 1), 5)
 
-    assert asyncio.run(consumer._commit({TP("activity", 1): acknowledged})) is True
-    assert heard == sent
-    PROGRESS.forget()
+    assert asyncio.run(consumer._commit({TP("activity", 1): 4, TP("deliveries", 2): 6})) is True
+    assert asyncio.run(consumer._commit({TP("activity", 1): 5})) is True
+    assert heard == [{TP("deliveries", 2): 6}]
 
 
 @pytest.mark.usefixtures("ended")
