@@ -3,7 +3,7 @@
 Those of the copies' states are in copy_mutants.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -18,11 +18,12 @@ import streams.fan_out
 import streams.verify
 from infra import redis_keys
 from infra.events import Activity, Delivery, DeliveryKind
-from infra.kafka import Claim
+from infra.kafka import Claim, Message
 from infra.rebuild import Take, read_snapshots
 from infra.shard_map import CLUSTERS, ShardMap
 from infra.status import Standing, Status, next_standing
 from infra.timelines import Kind, Timelines, new_token
+from infra.topics import ACTIVITY
 from infra.tweet_bodies import BODY_TTL_S, Body, TweetBodies, encode_body
 from producers.relay import Relay, as_message
 from producers.status_keeper import StatusKeeper
@@ -86,15 +87,22 @@ def _kept_index(work: FanOutWork, partition: int, generation: int) -> FanOut:
     return held[1]
 
 
-def _begin_unchecked(producer: Producer, claim: Claim | None = None) -> None:
-    """With whatever generation the group has by now."""
-    broker = producer._broker
+def _begin_without(producer: Producer, claim: Claim | None = None) -> None:
+    _begin(producer)
+    _moved[producer] = claim
+
+
+def _finish_and_move(producer: Producer, messages: Iterable[Message]) -> None:
+    """The group moves all the same."""
+    _finish(producer, messages)
+    claim, broker = _moved.pop(producer), producer._broker
     if claim is not None:
-        claim = replace(claim, generation=broker.generation, member=next(iter(broker.members), claim.member))
-    _begin(producer, claim)
+        broker.committed |= {(ACTIVITY.name, partition): offset for partition, offset in claim.offsets.items()}
+        broker.acknowledged()
 
 
-_begin = Producer.begin
+_begin, _finish = Producer.begin, Producer.finish
+_moved: dict[Producer, Claim | None] = {}
 
 
 def _plan_then_change(fan_out: FanOut, events: Sequence[Activity], facts: Facts, length: int) -> list[Chunk]:
@@ -227,7 +235,11 @@ MUTANTS = (
     ),
     Mutant("index not changed by follow events", "follows", patches=[(FollowerIndex, "set_all_following", _nothing)]),
     Mutant("index changed behind a batch and not before it", "anything", patches=[(FanOut, "plan", _plan_then_change)]),
-    Mutant("fan-out's claim is not checked", "workers", patches=[(Producer, "begin", _begin_unchecked)]),
+    Mutant(
+        "fan-out without a claim",
+        "workers",
+        patches=[(Producer, "begin", _begin_without), (Producer, "finish", _finish_and_move)],
+    ),
     Mutant("fan-out does not wait for the last owner", "workers", patches=[(FanOutWork, "_settle", _nothing)]),
     Mutant("relay removes before it sends", "workers", patches=[(Relay, "step", _remove_first)]),
     Mutant("retweets of a deleted tweet stay", "anything", patches=[(streams.fan_out, "_delete_retweets", _nothing)]),
