@@ -1,7 +1,8 @@
 """Anti-entropy: the copies of active users' timelines are compared with each other all the time, at a bounded rate.
 
 Nothing here should ever differ; what does, a fault outside of Fanfold's rules has done, or a fault in them. Slot by
-slot each copy answers with one digest of what it has above the higher floor. What differs is looked at by timeline, and
+slot each copy answers with one digest of its lists as they are stored, and where these differ of what it has above the
+higher floor. What differs is looked at by timeline, and
 once more seconds later; what differs still is rebuilt from the database, and counted. Next: coordinator.py, beside
 which the leading one runs it.
 """
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -31,7 +33,8 @@ from infra.slots import slots_of
 from infra.timelines import Kind, Timelines
 from infra.topics import ACTIVITY, DELIVERIES
 
-BATCH_USERS = 200  # of one look: 20 ms of a node's time at most, in several calls
+BATCH_USERS = 200  # of one look, in several calls
+AS_STORED = b""
 TRIES_MAX = 5  # a copy that is a call behind is level again within milliseconds, or busy
 TRY_AGAIN_S = 0.05
 LOOK_AGAIN_S = 3.0  # a write-through or a rebuild that was under way is over by then
@@ -108,14 +111,22 @@ def _compared(timelines: Timelines, kind: Kind, groups: Sequence[Group]) -> Iter
         names = tuple(shard_map.node_of(cluster, group.slot) for cluster in group.clusters)
         by_way.setdefault((group.slot % DELIVERIES.partitions, names), []).append(group)
     for (partition, names), of_way in by_way.items():
-        found = _digests(clusters, shard_map, partition, names, [_pair(kind, group) for group in of_way])
-        for place, group in enumerate(of_way if found else ()):
-            yield group, odd_ones({cluster: of_cluster[place] for cluster, of_cluster in found.items()})
+        ask = partial(_digests, clusters, shard_map, partition, names)
+        stored = ask([(_page(kind, group), AS_STORED) for group in of_way])
+        unlike = [group for group, odd in _judged(of_way, stored) if odd]
+        above = ask([(_page(kind, group), b" ".join(group.bounds)) for group in unlike]) if unlike else {}
+        yield from ((group, odd) for group, odd in _judged(of_way, stored) if not odd)
+        yield from _judged(unlike, above)
 
 
-def _pair(kind: Kind, group: Group) -> tuple[bytes, bytes]:
-    page = redis_keys.page_of_keys(np.array(group.users, dtype=np.uint64), kind.prefix).tobytes()
-    return page, b" ".join(group.bounds)
+def _judged(groups: Sequence[Group], found: Digests) -> Iterator[tuple[Group, frozenset[str]]]:
+    """Nothing when there are no answers."""
+    for place, group in enumerate(groups if found else ()):
+        yield group, odd_ones({cluster: of_cluster[place] for cluster, of_cluster in found.items()})
+
+
+def _page(kind: Kind, group: Group) -> bytes:
+    return redis_keys.page_of_keys(np.array(group.users, dtype=np.uint64), kind.prefix).tobytes()
 
 
 def _digests(

@@ -25,7 +25,8 @@ def prepare_node(node: RedisNode, run_id: str) -> str:
     1. connections closed: the node as it was. Whoever called it connects again.
     2. emptied: no incarnation, so it refuses every write, and the next look empties it again.
     3. Functions loaded: the same.
-    4. name, incarnation and run id written, by one command: ready, and empty. The next registrar leaves it as it is.
+    4. name, incarnation and run id written, by one command, and that nothing is built: ready, and empty. The next
+       registrar leaves it as it is.
 
     A server that restarts in between has another run id than the one that is written, and is emptied once more.
     """
@@ -35,7 +36,8 @@ def prepare_node(node: RedisNode, run_id: str) -> str:
         fresh.command("FLUSHALL", "SYNC")
         fresh.load_functions()
         incarnation = secrets.token_hex(8)
-        fresh.command("HSET", redis_keys.NODE, "name", node.name, "incarnation", incarnation, "run_id", run_id)
+        names = ("name", node.name, "incarnation", incarnation, "run_id", run_id)
+        fresh.command("HSET", redis_keys.NODE, *names, "built", 0)
     finally:
         fresh.close()
     return incarnation

@@ -2,9 +2,9 @@
 the counts in the tweet's.
 
 key            type    bound              time to live        written by
-n              hash    5 fields           none                registrar (name, run_id, incarnation),
-                                                              coordinator (epoch, open)
-c:<partition>  hash    4 fields           none                deliver agent
+n              hash    6 fields           none                registrar (name, run_id, incarnation, built),
+                                                              coordinator (epoch, open), whoever rebuilds (built)
+c:<partition>  hash    6 fields           none                deliver agent
 h:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild
 u:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild, publish (put_own)
 f:<8 bytes>    set     follows of a user  30 days, renewed    deliver agent, readers (by token)

@@ -19,6 +19,7 @@ from infra.breaker import PROBE_TIMEOUT_S, Breaker
 from infra.errors import FanfoldError, Fenced, RedisAddressWrong, RedisFull, RedisRefused, RedisUnavailable, Superseded
 from infra.hiding import hide_secrets
 from infra.late_replies import LATE_MAX, LateReplies
+from infra.redis_keys import NODE
 
 LIBRARIES = ("timelines.lua", "rate_limits.lua", "counts.lua")
 
@@ -206,9 +207,12 @@ class RedisNode:
         return answers
 
     def load_functions(self) -> None:
-        """Loads our libraries, replacing older ones."""
-        codes = [files("infra.lua").joinpath(name).read_text(encoding="utf-8") for name in LIBRARIES]
-        self.commands([("FUNCTION", "LOAD", "REPLACE", code) for code in codes])
+        """Loads our libraries where they differ from what is there. What another one wrote is in no mark (see
+        lua/timelines.lua), so the node forgets what it knows of that."""
+        there = [part for library in self.command("FUNCTION", "LIST", "WITHCODE") for part in library]
+        codes = [files("infra.lua").joinpath(name).read_bytes() for name in LIBRARIES]
+        if lacking := [code for code in codes if code not in there]:
+            self.commands([("HDEL", NODE, "built"), *(("FUNCTION", "LOAD", "REPLACE", code) for code in lacking)])
 
     def close(self) -> None:
         """Closes every connection."""

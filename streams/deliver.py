@@ -27,7 +27,7 @@ from infra.redis_node import Argument
 from infra.shard_map import CLUSTERS, ShardMap
 from infra.slots import Ids, slots_of
 from infra.timelines import Kind, Timelines
-from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, segments_of
+from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, continued, segments_of
 from streams.patience import Patience, until_rebuilt
 from streams.verify import read_kept, verified
 
@@ -46,6 +46,7 @@ NOT_FINAL = -1  # instead of an offset, in a call that others of the run follow
 
 T = TypeVar("T")
 Arguments = Mapping[str, Sequence[Argument]]  # of one call, by node
+NOTHING: Arguments = {}
 Answers = dict[str, Any]
 Prove = Callable[[int], None]
 
@@ -284,7 +285,7 @@ class Deliverer:
         self, segments: Sequence[Segment], cost: int, last_offset: int, shard_map: ShardMap
     ) -> "dict[str, Applied] | None":
         """One call after the other to every node, the final one with the offset; None when it has to begin again."""
-        parts = self._parts(cost)
+        parts, begun = self._parts(cost), set[str]()
         total = {name: Applied() for name in shard_map.nodes}
         for number, arguments in enumerate(arguments_by_node(segments, shard_map, parts), start=1):
             began_s = time.monotonic()
@@ -296,9 +297,11 @@ class Deliverer:
                 for name, records in arguments.items()
                 if records or final
             }
-            answers = self._call_nodes("apply", wanted, shard_map)
+            first_try = {name: (*wanted[name][:3], *continued(wanted[name][3:])) for name in begun & wanted.keys()}
+            answers = self._call_nodes("apply", wanted, shard_map, first_try)
             if answers is None:
                 return None
+            begun |= answers.keys()
             for name, answer in answers.items():
                 total[name].add(answer)
             self._call_targets = next_call_targets(self._call_targets, time.monotonic() - began_s)
@@ -312,15 +315,19 @@ class Deliverer:
             if found is not None:
                 return found
 
-    def _call_nodes(self, function: str, arguments: Arguments, shard_map: ShardMap) -> Answers | None:
+    def _call_nodes(
+        self, function: str, arguments: Arguments, shard_map: ShardMap, first_try: Arguments = NOTHING
+    ) -> Answers | None:
         """Calls the nodes at the same time; again where it failed, until all have answered that are not down. None when
-        the epoch was raised meanwhile, or when none has answered a large call: smaller ones come before a mark."""
+        the epoch was raised meanwhile, or when none has answered a large call: smaller ones come before a mark.
+        `first_try` has other arguments for the first call to some."""
         waiting, answers = Patience(self._partition), dict[str, Any]()
         while (now := self._clusters.shard_map).epoch == shard_map.epoch:
             left_out = {name for name in arguments if name not in answers and self._clusters.may_leave_out(name)}
             missing = {name: arguments[name] for name in arguments if name not in answers and name not in left_out}
             began_s = time.monotonic()
-            answers |= self._call_missing(function, missing, now, waiting)
+            calls, first_try = {name: first_try.get(name, missing[name]) for name in missing}, NOTHING
+            answers |= self._call_missing(function, calls, now, waiting)
             slow = time.monotonic() - began_s > CALL_SLOW_S
             if slow and not answers and self._call_targets > CALL_TARGETS_MIN:
                 self._call_targets = CALL_TARGETS_MIN  # where no node does it, the call may be what is wrong

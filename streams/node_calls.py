@@ -31,6 +31,8 @@ LETTERS: Mapping[DeliveryKind, bytes] = {
     DeliveryKind.REMOVE_CELEBRITY: b"B",
 }
 SENT_AGAIN = {b"D": b"V"}  # where a record carries `verify`: what it brings is there, as a rule
+CONTINUES = {b"D": b"N"}  # in a call behind others of a run, for lists that none of these was for
+RECORD_ARGUMENTS = 5
 PARTS_MAX = SLOTS // DELIVERIES.partitions  # a partition has this many slots
 PREFIXES = {Family.HOME: HOME, Family.USER: USER, Family.CELEBRITIES: CELEBRITIES}
 
@@ -142,6 +144,15 @@ def arguments_by_node(
                 arguments = found[place % parts][nodes[place // parts]]
                 arguments += (segment.letter, segment.offset, subjects, pages[mine].tobytes(), _extra(segment, mine))
     return found
+
+
+def continued(arguments: Sequence[Argument]) -> list[Argument]:
+    """The records of a node, or of each the letter, in a call that is not the run's first one there. Only where it was
+    not tried before: a call that timed out may have been made."""
+    return [
+        CONTINUES.get(one, one) if isinstance(one, bytes) and at % RECORD_ARGUMENTS == 0 else one
+        for at, one in enumerate(arguments)
+    ]
 
 
 def _extra(segment: Segment, mine: npt.NDArray[np.bool_]) -> bytes:

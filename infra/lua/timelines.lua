@@ -3,9 +3,10 @@
 -- Everything that is written to a Redis node goes through these Functions.
 --
 -- key            type    holds                                                   bound           time to live
--- n              hash    of this node: name, run_id, incarnation, epoch, open    5 fields        none
--- c:<partition>  hash    control record of a deliveries partition:               4 fields        none
---                        generation, call, applied, delivered
+-- n              hash    of this node: name, run_id, incarnation, epoch, open,   6 fields        none
+--                        built
+-- c:<partition>  hash    control record of a deliveries partition:               6 fields        none
+--                        generation, call, applied, delivered, newest, before
 -- h:<8 bytes>    list    home timeline: head, then entries, newest at the tail   length + 65     30 days, 60 s under a token
 -- u:<8 bytes>    list    user timeline, the same form                            length + 65     the same
 -- f:<8 bytes>    set     followed celebrities, always with one sentinel          follows         the same
@@ -16,6 +17,10 @@
 -- <8 bytes> is the user's id, big-endian, so every timeline's key has 10 bytes.
 -- A head is the floor ("0" or a tweet id), or "-<token>" while a rebuild runs; "-0" is a token that nobody holds.
 -- Tweet ids are 19 digits and over 2^53: they are compared as strings, never as numbers.
+--
+-- No entry of a home timeline is newer than both of two marks: `newest` of its partition, which inserting raises, and `built`
+-- of the node, which all else raises that writes entries. An id above both is appended without a look at the list. A mark
+-- may be too high, never too low. `before` is what `newest` was when the run began whose calls are under way.
 
 local KEY_BYTES = 10
 local TRIM_SLACK = 64        -- entries above the length before a trim: one trim for 64 appends
@@ -29,9 +34,13 @@ local PUSH_MAX = 4000        -- arguments of one command; Lua's stack holds abou
 local MINUS, HOME = 45, 104  -- letters
 local TOKEN_OF_NOBODY = '-0'
 local SENTINEL = '0'
+local NO_MARK = ':'  -- behind all digits
+local TAIL = '-1'  -- a number would be printed for each call, which costs a tenth of it
 local SNOWFLAKE_EPOCH_MS = 883612800000  -- 1998-01-01
+local ID_MS = 4194304            -- ids of one millisecond
 local OWN_LATE_MS = 60000        -- a write-through that comes later than this after the post is refused
-local MARK_YOUNGER_MS = 600000   -- ten times that: clocks may differ by nine minutes
+local CLOCKS_DIFFER_MS = 540000
+local MARK_YOUNGER_MS = OWN_LATE_MS + CLOCKS_DIFFER_MS
 local MARK_TTL_S = 1200
 local RETRACTED = 'x:'
 
@@ -77,6 +86,41 @@ local function push(key, values)
     size = redis.call('RPUSH', key, unpack(values, from, math.min(from + PUSH_MAX - 1, #values)))
   end
   return size
+end
+
+-- Marks -----------------------------------------------------------------------------------------------------------
+
+-- An id of so many milliseconds from now, by this server's clock.
+local function id_from_now(ms)
+  local now = redis.call('TIME')
+  return string.format('%.0f', (now[1] * 1000 + math.floor(now[2] / 1000) + ms - SNOWFLAKE_EPOCH_MS) * ID_MS)
+end
+
+-- The node's mark. One that was not empty when it began, as after a change of the library, does not know what it holds: no
+-- more than clocks allow.
+local function built_mark()
+  local mark = redis.call('HGET', 'n', 'built')
+  if not mark then
+    mark = id_from_now(CLOCKS_DIFFER_MS)
+    redis.call('HSET', 'n', 'built', mark)
+  end
+  return mark
+end
+
+-- To be called when the newest id of a list was written by anything but an insertion.
+local function raise_built_mark(id)
+  if id > built_mark() then redis.call('HSET', 'n', 'built', id) end
+end
+
+-- The id above which lists of a partition hold nothing; those that a call `continues` with are none of the run's earlier
+-- ones. The mark is raised to `newest`, which is about to be inserted.
+local function take_marks(partition, newest, continues)
+  local key, built = 'c:' .. partition, built_mark()
+  local marks = redis.call('HMGET', key, 'newest', 'before')
+  local there = marks[1] or '0'
+  local mark = continues and marks[2] or there
+  redis.call('HSET', key, 'newest', newest > there and newest or there, 'before', mark)
+  return mark > built and mark or built
 end
 
 -- Fencing ---------------------------------------------------------------------------------------------------------
@@ -234,7 +278,7 @@ end
 -- By this server's clock and the time inside the id, to a millisecond.
 local function age_ms(id)
   local now = redis.call('TIME')
-  return now[1] * 1000 + now[2] / 1000 - (tonumber(id) / 4194304 + SNOWFLAKE_EPOCH_MS)
+  return now[1] * 1000 + now[2] / 1000 - (tonumber(id) / ID_MS + SNOWFLAKE_EPOCH_MS)
 end
 
 -- A younger tweet's publish call may still be on its way.
@@ -254,6 +298,7 @@ local function rewrite(key, floor, entries, length, ttl_s)
   redis.call('DEL', key)
   local values = { floor }
   for at = first, #entries do values[#values + 1] = entries[at] end
+  raise_built_mark(values[#values])
   push(key, values)
   redis.call('EXPIRE', key, ttl_s)
 end
@@ -314,7 +359,7 @@ end
 -- Ascending ids into a list, the usual case first: newer than all that is there. Returns nil when the list is absent,
 -- else how many were out of order.
 local function insert(key, ids, length, known_tail, sent_again)
-  local tail = known_tail or redis.pcall('LINDEX', key, -1)
+  local tail = known_tail or redis.pcall('LINDEX', key, TAIL)
   if type(tail) == 'table' then tail = head_of(key) end
   if not tail then return nil end
   if ids[1] <= tail then return insert_inside(key, ids, length, sent_again) end  -- a token is below every id: "-" sorts first
@@ -357,8 +402,9 @@ end
 -- Writing in the order of the log -----------------------------------------------------------------------------------
 
 -- A D or V record: see apply. After a redelivery some of the ids were counted before. Nearly every list gets one id that is
--- newer than all it has: that case is written out here, without a table or a further call for each list.
-local function insert_groups(ids, offset, applied, page, extra, length, count, sent_again)
+-- newer than all it has: that case is written out here, without a table or a further call for each list. What is above
+-- `mark` is newer without a look.
+local function insert_groups(ids, mark, offset, applied, page, extra, length, count, sent_again)
   local call, pcall, byte, sub = redis.call, redis.pcall, string.byte, string.sub
   local lists, size_max = #page / KEY_BYTES, length + 1 + TRIM_SLACK
   local is_home, all_new = byte(page) == HOME, offset > applied
@@ -371,11 +417,15 @@ local function insert_groups(ids, offset, applied, page, extra, length, count, s
     local key = sub(page, (list - 1) * KEY_BYTES + 1, list * KEY_BYTES)
     local high, low, place_high, place_low = byte(extra, 2 * list - 1), byte(extra, 2 * list), byte(extra, places_at, places_at + 1)
     local wanted, place, out_of_order = high * 256 + low, place_high * 256 + place_low, nil
-    local tail, id = wanted == 1 and pcall('LINDEX', key, -1), ids[place + 1]
-    if tail and type(tail) == 'string' and id > tail then
-      local size = call('RPUSH', key, id)
+    local id = ids[place + 1]
+    local size, tail = wanted == 1 and id > mark and pcall('RPUSHX', key, id), nil
+    if type(size) ~= 'number' then
+      tail = wanted == 1 and pcall('LINDEX', key, TAIL)
+      size = type(tail) == 'string' and id > tail and call('RPUSH', key, id)
+    end
+    if size then
       if size > size_max then trim(key, size, length) end
-      out_of_order = 0
+      if size > 0 then out_of_order = 0 end
     elseif tail ~= false or wanted > 1 then
       local values, known_tail = ids_at(ids, extra, places_at, wanted), type(tail) == 'string' and tail
       out_of_order = insert(key, values, length, known_tail, sent_again)
@@ -397,7 +447,8 @@ end
 --   kind, offset, ids, page of keys, extra
 -- A run of messages may take several calls, each for other lists: only the final one has a last offset, the others -1,
 -- and it brings what the earlier ones answered as delivered, so that a run is counted whole or not at all.
--- kind D insert ids into lists · V insert such as are there already, most of them · R remove ids from lists. Grouped:
+-- kind D insert ids into lists · N the same, in a call that none was before for these lists in a run that has begun on this
+--      node · V insert such as are there already, most of them · R remove ids from lists. Grouped:
 --      `ids` ascending, separated by spaces; for each key of the page `extra` has two bytes with its number of ids, then
 --      for each of these two bytes with its place in `ids`, then for each of `ids` four bytes: its offset, counted from
 --      `offset`.
@@ -412,11 +463,15 @@ local function apply(_, args)
   local applied, refused = take_call(partition, fence, generation, call)
   if not applied then return refused end
 
-  local count, short = { delivered = 0, absent = 0, out_of_order = 0 }, {}
+  local count, short, begun = { delivered = 0, absent = 0, out_of_order = 0 }, {}, false
   for at = 8, #args, 5 do
     local kind, offset, ids, page, extra = args[at], tonumber(args[at + 1]), args[at + 2], args[at + 3], args[at + 4]
-    if kind == 'D' or kind == 'V' then
-      insert_groups(ids_of(ids), offset, applied, page, extra, length, count, kind == 'V')
+    if kind == 'D' or kind == 'N' or kind == 'V' then
+      local values, mark = ids_of(ids), NO_MARK
+      if string.byte(page) == HOME then
+        mark, begun = take_marks(partition, values[#values], kind == 'N' and not begun), true
+      end
+      insert_groups(values, mark, offset, applied, page, extra, length, count, kind == 'V')
     elseif kind == 'R' then
       for key, gone in groups_of(ids_of(ids), page, extra) do
         if string.sub(key, 1, 1) == 'u' then mark_retracted(gone) end
@@ -573,6 +628,7 @@ local function restore_list(key, head_of_mine, left_ms, payload, length)
     redis.call('LSET', key, 0, TOKEN_OF_NOBODY)
     return false
   end
+  raise_built_mark(redis.call('LINDEX', key, -1))
   if #delivered > 0 then insert(key, delivered, length) end
   return true
 end
@@ -779,24 +835,26 @@ local function page(_, args)
   return answer
 end
 
+-- What a list has above an id, as one text; another one when it is absent or under a token by now.
+local function text_above(key, bound)
+  local list, first = redis.pcall('LRANGE', key, 0, -1), 2
+  if list.err or not list[1] or is_token(list[1]) then return '-' end
+  while bound ~= '0' and list[first] and list[first] <= bound do first = first + 1 end
+  return table.concat(list, ' ', first)
+end
+
 -- digest: fence, partition, then two arguments a group of lists: page of keys, and for each the id above which it is
--- looked at. Returns the progress of the partition, then one digest a group. A list that is absent or under a token by
--- now has a digest of its own.
+-- looked at, or "" for lists as they are stored, at a tenth of the cost: what is stored alike is alike, and what is alike may
+-- be stored in another way. Returns the progress of the partition, then one digest a group.
 local function digest(_, args)
   local refused = refusal(args[1])
   if refused then return refused end
   local answer = { progress_of(args[2]) }
   for at = 3, #args, 2 do
-    local bounds, place, texts = ids_of(args[at + 1]), 0, {}
+    local bounds, as_stored, texts = ids_of(args[at + 1]), args[at + 1] == '', {}
     for key in keys_of(args[at]) do
-      place = place + 1
-      local list, bound, first = redis.pcall('LRANGE', key, 0, -1), bounds[place], 2
-      if list.err or not list[1] or is_token(list[1]) then
-        texts[place] = '-'
-      else
-        while bound ~= '0' and list[first] and list[first] <= bound do first = first + 1 end
-        texts[place] = table.concat(list, ' ', first)
-      end
+      local place = #texts + 1
+      texts[place] = as_stored and (redis.call('DUMP', key) or '-') or text_above(key, bounds[place])
     end
     answer[#answer + 1] = redis.sha1hex(table.concat(texts, ','))
   end

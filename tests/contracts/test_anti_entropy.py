@@ -97,6 +97,40 @@ def test_only_what_is_above_the_higher_floor_is_compared(stores: Stores, readers
     assert look(stores.timelines, Kind.HOME, readers) == {}
 
 
+@pytest.fixture
+def asked_bounds(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Above what the nodes were asked to look at groups of lists; empty for such as they are stored."""
+    real, found = module._digests, list[bytes]()
+
+    def digests(*given: Any) -> Any:
+        found.extend(bounds for _, bounds in given[-1])
+        return real(*given)
+
+    monkeypatch.setattr(module, "_digests", digests)
+    return found
+
+
+def test_copies_that_are_stored_alike_are_not_read(
+    stores: Stores, readers: list[int], asked_bounds: list[bytes]
+) -> None:
+    assert look(stores.timelines, Kind.HOME, readers) == {}
+    assert set(asked_bounds) == {b""}
+
+
+def test_the_same_entries_may_be_stored_in_another_way(
+    stores: Stores, readers: list[int], asked_bounds: list[bytes]
+) -> None:
+    key, node = redis_keys.home_timeline(readers[0]), stores.clusters.node_for("b", readers[0])
+    size = node.command("CONFIG", "GET", "list-max-listpack-size")[1]
+    node.command("CONFIG", "SET", "list-max-listpack-size", 2)
+    entries = node.command("LRANGE", key, 0, -1)
+    node.commands([("DEL", key), ("RPUSH", key, *entries), ("EXPIRE", key, TTL_S)])
+    node.command("CONFIG", "SET", "list-max-listpack-size", size)
+
+    assert look(stores.timelines, Kind.HOME, readers) == {}
+    assert any(asked_bounds)
+
+
 def test_what_a_copy_lacks_is_counted_and_left_alone(stores: Stores, readers: list[int]) -> None:
     before = value(metrics.LACKING_COPIES, "c")
     stores.clusters.node_for("c", readers[0]).command("DEL", redis_keys.home_timeline(readers[0]))

@@ -269,6 +269,52 @@ def test_one_failure_of_a_node_marks_nothing_down(
     assert listed(stores, user) == in_every_copy([0, FIRST])
 
 
+@pytest.fixture
+def in_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run takes as many calls to a node as it can."""
+    monkeypatch.setattr(streams.deliver, "CALL_TARGETS_MIN", 1)
+    monkeypatch.setattr(streams.deliver, "CALL_TARGETS_MAX", 1)
+
+
+@pytest.mark.usefixtures("in_many_calls")
+def test_a_run_of_several_calls_looks_at_no_list_for_what_is_newer_than_all(
+    stores: Stores, log: Log, make_users: MakeUsers
+) -> None:
+    users = make_users(30)
+    warm(stores, users)
+    deliverer = Deliverer(stores.engine, stores.timelines, partition=3, generation=1)
+    deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST, users)])
+    for node in stores.clusters.shard_map.nodes:
+        stores.clusters.node(node).command("CONFIG", "RESETSTAT")
+
+    deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST + 1, users)])
+
+    stats = [stores.clusters.node(node).command("INFO", "commandstats") for node in stores.clusters.shard_map.nodes]
+    assert sum(one["cmdstat_fcall"]["calls"] for one in stats) > len(stats)
+    assert all("cmdstat_lindex" not in one for one in stats)
+    assert all(listed(stores, user) == in_every_copy([0, FIRST, FIRST + 1]) for user in users)
+
+
+@pytest.mark.usefixtures("in_many_calls")
+def test_of_a_run_of_several_calls_each_may_be_lost_and_be_made_again(
+    stores: Stores, log: Log, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = make_users(30)
+    warm(stores, users)
+    real, numbers = stores.clusters.call_at_once, itertools.count()
+
+    def without_every_second_answer(function: str, calls: Any, timeout_s: float) -> dict[str, Any]:
+        found = dict(real(function, calls, timeout_s))
+        return dict.fromkeys(found, RedisUnavailable("the answer was lost")) if next(numbers) % 2 else found
+
+    monkeypatch.setattr(stores.clusters, "call_at_once", without_every_second_answer)
+    deliverer = Deliverer(stores.engine, stores.timelines, partition=3, generation=1)
+    deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST, users)])
+
+    assert next(numbers) > 4
+    assert all(listed(stores, user) == in_every_copy([0, FIRST]) for user in users)
+
+
 @dataclass
 class Overtaxed:
     """Nodes that do not answer large calls; `called` has the names of each call, whatever its size."""

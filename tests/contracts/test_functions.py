@@ -1,5 +1,6 @@
 """The Redis Functions on a real server: inserting, heads, fencing, and the one primitive."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -13,6 +14,7 @@ from infra import redis_keys
 from infra.composition import Stores
 from infra.errors import Fenced, RedisRefused, Superseded
 from infra.redis_node import Argument, RedisNode
+from infra.tweet_ids import time_ms_of
 
 LENGTH = 80
 FENCE = "1:x"  # the epoch, and the incarnation that these tests give the node
@@ -56,6 +58,12 @@ class Node:
     def deliver(self, number: int, key: bytes, offset: int = 0) -> list[Any]:
         return self.apply(grouped("D", {key: [number]}, offset), last=offset)
 
+    def looks(self) -> int:
+        """How often an entry of a list was looked at since the last question."""
+        found = self.redis.command("INFO", "commandstats").get("cmdstat_lindex", {"calls": 0})
+        self.redis.command("CONFIG", "RESETSTAT")
+        return int(found["calls"])
+
     def listed(self, key: bytes) -> list[int]:
         """The list's head, then its entries as the numbers they were made of."""
         head, *entries = [int(one) for one in self.redis.command("LRANGE", key, 0, -1)]
@@ -68,10 +76,20 @@ class Node:
         assert self.redis.call("merge_rebuilt", FENCE, token, LENGTH, 1000, key, floor and tweet(floor), ids) == b"M"
 
 
-@pytest.fixture
-def node(stores: Stores) -> Node:
+@pytest.fixture(params=["knows what it holds", "does not know what it holds"])
+def node(stores: Stores, request: pytest.FixtureRequest) -> Node:
     redis = stores.clusters.node("a1")
-    redis.command("HSET", redis_keys.NODE, "incarnation", "x")
+    redis.command("HSET", redis_keys.NODE, "incarnation", "x", "built", 0)
+    if request.param != "knows what it holds":
+        redis.command("HDEL", redis_keys.NODE, "built")
+    return Node(redis)
+
+
+@pytest.fixture
+def knowing(stores: Stores) -> Node:
+    """A node that was empty when it began."""
+    redis = stores.clusters.node("a1")
+    redis.command("HSET", redis_keys.NODE, "incarnation", "x", "built", 0)
     return Node(redis)
 
 
@@ -173,6 +191,146 @@ def test_what_was_delivered_in_any_order_is_sorted(node: Node) -> None:
         node.deliver(number, HOME)
 
     assert node.listed(HOME) == [0, *sorted(numbers)]
+
+
+def test_what_is_newer_than_all_that_the_node_holds_is_appended_without_a_look(knowing: Node) -> None:
+    knowing.make(HOME, [1, 3])
+    knowing.looks()
+
+    assert knowing.deliver(5, HOME)[:3] == [1, 0, 0]
+    assert knowing.looks() == 0
+    assert knowing.listed(HOME) == [0, 1, 3, 5]
+
+
+def test_what_was_inserted_into_another_list_of_the_partition_counts_for_all_of_them(knowing: Node) -> None:
+    other = redis_keys.home_timeline(2)
+    knowing.make(HOME, [])
+    knowing.make(other, [])
+    knowing.deliver(5, HOME)
+
+    knowing.deliver(4, other)
+    knowing.deliver(5, other)
+    knowing.deliver(5, other)
+
+    assert knowing.listed(other) == [0, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("write", "after"),
+    [
+        (lambda node: node.make(HOME, [4, 7]), [0, 4, 5, 7]),
+        (lambda node: (node.make(HOME, [4]), node.apply(("M", 0, "0", HOME, f"{tweet(7)}"))), [0, 4, 5, 7]),
+        (lambda node: (node.make(HOME, [4]), node.apply(("M", 0, f"{tweet(7)}", HOME, ""))), [7]),
+    ],
+    ids=["a rebuild", "a merge", "the floor of a merge"],
+)
+def test_what_is_older_than_something_from_elsewhere_gets_its_place(
+    knowing: Node, write: Callable[[Node], object], after: list[int]
+) -> None:
+    write(knowing)
+
+    knowing.deliver(5, HOME)
+    knowing.deliver(7, HOME)
+
+    assert knowing.listed(HOME) == after
+
+
+def test_a_call_that_continues_a_run_goes_by_what_was_there_before_the_run(knowing: Node) -> None:
+    first, second = redis_keys.home_timeline(2), redis_keys.home_timeline(3)
+    for key in (HOME, first, second):
+        knowing.make(key, [])
+    knowing.deliver(3, HOME)
+    knowing.looks()
+
+    knowing.apply(grouped("D", {first: [5]}), last=-1)
+    knowing.apply(grouped("N", {second: [5]}))
+
+    assert knowing.looks() == 0
+    assert knowing.listed(first) == knowing.listed(second) == [0, 5]
+
+
+def test_what_a_run_brings_twice_to_a_list_in_one_call_is_looked_for(knowing: Node) -> None:
+    other = redis_keys.home_timeline(2)
+    knowing.make(HOME, [])
+    knowing.make(other, [])
+    knowing.apply(grouped("D", {other: [5]}), last=-1)
+
+    knowing.apply(grouped("N", {HOME: [5]}), grouped("N", {HOME: [4]}), grouped("N", {HOME: [5]}))
+
+    assert knowing.listed(HOME) == [0, 4, 5]
+
+
+def test_a_run_that_begins_again_looks_for_what_its_first_try_has_left(knowing: Node) -> None:
+    """As after a call that timed out and was made: the second try is no call that continues."""
+    other = redis_keys.home_timeline(2)
+    knowing.make(HOME, [])
+    knowing.make(other, [])
+    knowing.apply(grouped("D", {other: [5]}), last=-1)
+    knowing.apply(grouped("N", {HOME: [5]}), last=-1)
+
+    knowing.apply(grouped("D", {HOME: [5]}))
+
+    assert knowing.listed(HOME) == [0, 5]
+
+
+LISTS = [redis_keys.home_timeline(user) for user in (1, 2, 3)]
+some = st.integers(1, 40)
+calls_of_a_run = st.permutations(LISTS).flatmap(
+    lambda lists: st.tuples(
+        *(st.tuples(st.just(key), st.lists(some, min_size=1, max_size=3), st.integers(1, 2)) for key in lists)
+    )
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@given(st.lists(st.one_of(calls_of_a_run, st.tuples(st.sampled_from(LISTS), some)), max_size=12))
+def test_whatever_is_tried_again_or_comes_from_elsewhere_an_entry_is_in_its_place_and_once(
+    knowing: Node, steps: list[Any]
+) -> None:
+    """Each call of a run has its own list, and may be made twice; in between, merges bring what is newer."""
+    held: dict[bytes, set[int]] = {key: set() for key in LISTS}
+    knowing.redis.command("DEL", *LISTS, redis_keys.control(0))
+    knowing.redis.command("HSET", redis_keys.NODE, "built", 0)
+    for key in LISTS:
+        knowing.make(key, [])
+
+    for step in steps:
+        if isinstance(step[1], int):
+            knowing.apply(("M", 0, "0", step[0], f"{tweet(step[1])}"), last=-1)
+            held[step[0]].add(step[1])
+            continue
+        for place, (key, numbers, tries) in enumerate(step):
+            held[key].update(numbers)
+            for again in range(tries):
+                kind = "N" if place > 0 and not again else "D"
+                knowing.apply(grouped(kind, {key: sorted(set(numbers))}), last=-1)
+
+    assert {key: knowing.listed(key)[1:] for key in LISTS} == {key: sorted(held[key]) for key in LISTS}
+
+
+def test_a_node_that_does_not_know_what_it_holds_looks_until_no_clock_can_be_behind(knowing: Node) -> None:
+    """As far as clocks may differ: nine minutes."""
+    knowing.make(HOME, [1])
+    knowing.redis.command("HDEL", redis_keys.NODE, "built")
+    knowing.looks()
+
+    knowing.deliver(2, HOME)
+
+    assert knowing.looks() == 1
+    built_ms = time_ms_of(int(knowing.redis.command("HGET", redis_keys.NODE, "built")))
+    assert 0 <= time.time() + 9 * 60 - built_ms / 1000 < 60
+
+
+def test_a_call_that_breaks_off_has_raised_its_mark_before(knowing: Node) -> None:
+    knowing.make(HOME, [])
+    for_one_of_two_lists = b"\0\1\0\1" + b"\0\0"
+
+    with pytest.raises(RedisRefused):
+        knowing.apply(("D", 0, f"{tweet(5)}", HOME + redis_keys.home_timeline(2), for_one_of_two_lists))
+    knowing.deliver(4, HOME)
+    knowing.deliver(5, HOME)
+
+    assert knowing.listed(HOME) == [0, 4, 5]
 
 
 def test_a_timeline_that_does_not_exist_is_not_written(node: Node) -> None:

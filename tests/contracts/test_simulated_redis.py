@@ -56,7 +56,7 @@ def lists_of(among: list[bytes]) -> "st.SearchStrategy[dict[bytes, list[int]]]":
 
 
 records = st.one_of(
-    st.tuples(st.sampled_from("DR"), st.one_of(lists_of(HOMES), lists_of(USERS))).map(lambda one: grouped(*one)),
+    st.tuples(st.sampled_from("DNR"), st.one_of(lists_of(HOMES), lists_of(USERS))).map(lambda one: grouped(*one)),
     st.tuples(st.just("M"), st.just(0), floors, homes, some_ids.map(joined)),
     st.tuples(st.just("X"), st.just(0), old_ids, homes, some_ids.map(joined)),
     st.tuples(st.sampled_from("AB"), st.just(0), st.integers(10, 14), st.just(SETS[0]), st.just("")),
@@ -111,7 +111,7 @@ commands = st.one_of(
     st.tuples(st.just("SET"), st.just(b"b:1"), st.sampled_from(["", "body"]), st.just("EX"), st.just(50)),
     st.tuples(st.just("SET"), st.just(b"b:1"), st.just("other"), st.just("EX"), st.just(50), st.just("NX")),
     st.just(("MGET", b"b:1", b"b:2", HOMES[0])),
-    st.just(("HSET", "n", "incarnation", "x", "epoch", EPOCH, "open", 1)),
+    st.just(("HSET", "n", "incarnation", "x", "epoch", EPOCH, "open", 1, "built", 0)),
 )
 
 
@@ -199,7 +199,7 @@ def real(stores: Stores) -> Iterator[RedisNode]:
 def test_the_same_calls_get_the_same_answers_and_leave_the_same(real: RedisNode, calls: list[Call]) -> None:
     real.command("FLUSHALL")
     both = Both(real, RedisServer(Library(source()), lambda: time.time_ns() // 1_000_000))
-    both.ask(("HSET", "n", "incarnation", "x", "epoch", EPOCH, "open", 1))
+    both.ask(("HSET", "n", "incarnation", "x", "epoch", EPOCH, "open", 1, "built", 0))
 
     for call in calls:
         both.ask(aged(call) if call[1] == "put_own" else call)
@@ -240,7 +240,7 @@ def test_a_push_of_any_size_is_the_same(real: RedisNode, size: int) -> None:
     real.command("FLUSHALL")
     ids = joined([BASE + number for number in range(size)])
 
-    both.ask(("HSET", "n", "incarnation", "x", "epoch", EPOCH, "open", 1))
+    both.ask(("HSET", "n", "incarnation", "x", "epoch", EPOCH, "open", 1, "built", 0))
     both.ask(("FCALL", "put_token", 0, FENCE, 5, "claim", HOMES[0]))
     both.ask(("FCALL", "merge_rebuilt", 0, FENCE, 5, 10_000, TTL_S, HOMES[0], 0, ids))
 
@@ -251,7 +251,7 @@ def test_a_difference_is_seen(real: RedisNode) -> None:
     real.command("FLUSHALL")
     both = Both(real, RedisServer(Library(source()), lambda: time.time_ns() // 1_000_000))
     both.memory._commands[b"LREM"] = lambda *_: 0
-    both.ask(("HSET", "n", "incarnation", "x", "epoch", EPOCH, "open", 1))
+    both.ask(("HSET", "n", "incarnation", "x", "epoch", EPOCH, "open", 1, "built", 0))
     both.ask(("FCALL", "put_token", 0, FENCE, 5, "claim", HOMES[0]))
     both.ask(("FCALL", "merge_rebuilt", 0, FENCE, 5, LENGTH, TTL_S, HOMES[0], 0, joined([BASE, BASE + 1])))
     both.ask(("FCALL", "apply", 0, 0, FENCE, 1, 1, 1, 0, LENGTH, *grouped("R", {HOMES[0]: [BASE]})))

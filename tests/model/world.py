@@ -234,7 +234,7 @@ class World:
         node.command("FLUSHALL")
         # The incarnation that everybody knows, as if all had heard of a new one: what was on the way is lost anyway.
         shard_map = self.clusters.shard_map
-        node.command("HSET", "n", "incarnation", shard_map.copies.incarnations[name])
+        node.command("HSET", "n", "incarnation", shard_map.copies.incarnations[name], "built", 0)
         node.call("install_epoch", shard_map.epoch)
         node.call("open_node", shard_map.fence(name))
 

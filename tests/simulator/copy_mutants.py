@@ -200,5 +200,10 @@ COPY_MUTANTS = (
         MOVED,
         patches=[(infra.coordinator, "moved", _moved_beyond_the_batch)],
     ),
+    Mutant(
+        "a copy from another cluster raises no mark",
+        COPIED,
+        [("  raise_built_mark(redis.call('LINDEX', key, -1))\n", "")],
+    ),
     Mutant("slots that come to a node are not emptied", MOVED, patches=[(Coordinator, "_fill", _fill_as_it_is)]),
 )

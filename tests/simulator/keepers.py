@@ -87,7 +87,7 @@ class RegistrarProcess:
             self._ask("FLUSHALL", "SYNC")
             incarnation = f"i{next(self._realm.incarnations)}"
             self._realm.scheduler.pause()
-            self._ask("HSET", "n", "name", self.name, "incarnation", incarnation, "run_id", run_id)
+            self._ask("HSET", "n", "name", self.name, "incarnation", incarnation, "run_id", run_id, "built", "0")
         self._misses = 0
         self._say(incarnation, fit=True)
 

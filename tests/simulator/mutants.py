@@ -161,8 +161,14 @@ MUTANTS = (
     Mutant(
         "append without a look at the tail",
         "anything",
-        [("if tail and type(tail) == 'string' and id > tail then", "if tail and type(tail) == 'string' then")],
+        [("size = type(tail) == 'string' and id > tail and call(", "size = type(tail) == 'string' and call(")],
     ),
+    Mutant(
+        "append without a look at the marks",
+        "anything",
+        [("wanted == 1 and id > mark and pcall(", "wanted == 1 and pcall(")],
+    ),
+    Mutant("a rebuild raises no mark", "rebuilds", [("  raise_built_mark(values[#values])\n", "")]),
     Mutant("floor ignored", "posts", [("if floor and not is_token(floor) then", "if false then")]),
     Mutant(
         "floor not set by a trim",

@@ -180,6 +180,9 @@ class RedisServer:
         self._put(key, [*self._list(key), *values])
         return len(self._list(key))
 
+    def _do_rpushx(self, key: bytes, *values: bytes) -> int:
+        return self._do_rpush(key, *values) if self._list(key) else 0
+
     def _do_lset(self, key: bytes, index: bytes, value: bytes) -> bytes:
         values, at = self._list(key), int(index)
         if not values:

@@ -126,14 +126,16 @@ def hold_when_calling(held: Callable[[], None]) -> None:
     """Cuts a run into many calls, and holds before one in the middle."""
     call, made = Deliverer._call_nodes, Counter[int]()
 
-    def holding(self: Deliverer, function: str, arguments: Mapping[str, Any], shard_map: Any) -> Any:
+    def holding(
+        self: Deliverer, function: str, arguments: Mapping[str, Any], shard_map: Any, first_try: Mapping[str, Any] = {}
+    ) -> Any:
         partition = self._partition
         if function == "apply" and arguments:
             if made[partition] == CALLS_BEFORE_HOLD:
                 held()
             final = any(of_node[0] != deliver.NOT_FINAL for of_node in arguments.values())
             made[partition] = 0 if final else made[partition] + 1
-        return call(self, function, arguments, shard_map)
+        return call(self, function, arguments, shard_map, first_try)
 
     deliver.CALL_TARGETS_MIN = deliver.CALL_TARGETS_MAX = 1
     Deliverer._call_nodes = holding  # type: ignore[method-assign]
