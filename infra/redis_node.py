@@ -21,7 +21,8 @@ from infra.hiding import hide_secrets
 from infra.late_replies import LATE_MAX, LateReplies
 from infra.redis_keys import NODE
 
-LIBRARIES = ("timelines.lua", "rate_limits.lua", "counts.lua")
+TIMELINES = "timelines.lua"
+LIBRARIES = (TIMELINES, "rate_limits.lua", "counts.lua")
 
 # Of calls that deliveries and readers wait for. A bounded call takes under 0.1 s, adaptively under 0.5 s, and may stand
 # behind another one. Longer, and a node that hangs holds everybody up for longer; shorter, and a busy machine looks
@@ -211,8 +212,10 @@ class RedisNode:
         lua/timelines.lua), so the node forgets what it knows of that."""
         there = [part for library in self.command("FUNCTION", "LIST", "WITHCODE") for part in library]
         codes = [files("infra.lua").joinpath(name).read_bytes() for name in LIBRARIES]
-        if lacking := [code for code in codes if code not in there]:
-            self.commands([("HDEL", NODE, "built"), *(("FUNCTION", "LOAD", "REPLACE", code) for code in lacking)])
+        lacking = [code for code in codes if code not in there]
+        forgetting = [("HDEL", NODE, "built")] if codes[LIBRARIES.index(TIMELINES)] in lacking else []
+        if lacking:
+            self.commands([*forgetting, *(("FUNCTION", "LOAD", "REPLACE", code) for code in lacking)])
 
     def close(self) -> None:
         """Closes every connection."""

@@ -27,7 +27,7 @@ from infra.redis_node import Argument
 from infra.shard_map import CLUSTERS, ShardMap
 from infra.slots import Ids, slots_of
 from infra.timelines import Kind, Timelines
-from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, continued, segments_of
+from streams.node_calls import PARTS_MAX, Placed, Segment, arguments_by_node, continued, inserts_at_home, segments_of
 from streams.patience import Patience, until_rebuilt
 from streams.verify import read_kept, verified
 
@@ -301,7 +301,7 @@ class Deliverer:
             answers = self._call_nodes("apply", wanted, shard_map, first_try)
             if answers is None:
                 return None
-            begun |= answers.keys()
+            begun |= {name for name in answers if inserts_at_home(arguments[name])}
             for name, answer in answers.items():
                 total[name].add(answer)
             self._call_targets = next_call_targets(self._call_targets, time.monotonic() - began_s)

@@ -1,8 +1,8 @@
 """What one run of delivery records means for each Redis node: pure routing, without a loop over followers.
 
 A run is a list of whole messages of one partition. Its chunks are turned around, from "this tweet to these timelines"
-to "these tweets to this timeline", so a node looks at each list once a run. The answer for a node is the tail of the
-`apply` Function's arguments: five for each record.
+to "these tweets to this timeline", so a node looks at each list at most once a run. The answer for a node is the tail
+of the `apply` Function's arguments: five for each record.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,8 +31,9 @@ LETTERS: Mapping[DeliveryKind, bytes] = {
     DeliveryKind.REMOVE_CELEBRITY: b"B",
 }
 SENT_AGAIN = {b"D": b"V"}  # where a record carries `verify`: what it brings is there, as a rule
-CONTINUES = {b"D": b"N"}  # in a call behind others of a run, for lists that none of these was for
-RECORD_ARGUMENTS = 5
+CONTINUES = {b"D": b"N"}  # for lists that no earlier call of the run was for
+INSERTING = (b"D", b"N", b"V")
+RECORD_ARGUMENTS, PAGE_AT = 5, 3
 PARTS_MAX = SLOTS // DELIVERIES.partitions  # a partition has this many slots
 PREFIXES = {Family.HOME: HOME, Family.USER: USER, Family.CELEBRITIES: CELEBRITIES}
 
@@ -146,9 +147,18 @@ def arguments_by_node(
     return found
 
 
+def inserts_at_home(arguments: Sequence[Argument]) -> bool:
+    """Whether a node's records bring something into home timelines."""
+    letters, pages = arguments[::RECORD_ARGUMENTS], arguments[PAGE_AT::RECORD_ARGUMENTS]
+    return any(
+        letter in INSERTING and isinstance(page, bytes) and page.startswith(HOME)
+        for letter, page in zip(letters, pages, strict=True)
+    )
+
+
 def continued(arguments: Sequence[Argument]) -> list[Argument]:
-    """The records of a node, or of each the letter, in a call that is not the run's first one there. Only where it was
-    not tried before: a call that timed out may have been made."""
+    """A node's records with the letters of a call behind one of the same run that has inserted into home timelines
+    there. Only for the first try: a call that timed out may have been made."""
     return [
         CONTINUES.get(one, one) if isinstance(one, bytes) and at % RECORD_ARGUMENTS == 0 else one
         for at, one in enumerate(arguments)

@@ -34,12 +34,11 @@ local PUSH_MAX = 4000        -- arguments of one command; Lua's stack holds abou
 local MINUS, HOME = 45, 104  -- letters
 local TOKEN_OF_NOBODY = '-0'
 local SENTINEL = '0'
-local NO_MARK = ':'  -- behind all digits
 local TAIL = '-1'  -- a number would be printed for each call, which costs a tenth of it
 local SNOWFLAKE_EPOCH_MS = 883612800000  -- 1998-01-01
 local ID_MS = 4194304            -- ids of one millisecond
 local OWN_LATE_MS = 60000        -- a write-through that comes later than this after the post is refused
-local CLOCKS_DIFFER_MS = 540000
+local CLOCKS_DIFFER_MS = 540000   -- at most; more would need clocks that nobody looks after
 local MARK_YOUNGER_MS = OWN_LATE_MS + CLOCKS_DIFFER_MS
 local MARK_TTL_S = 1200
 local RETRACTED = 'x:'
@@ -108,8 +107,8 @@ local function built_mark()
 end
 
 -- To be called when the newest id of a list was written by anything but an insertion.
-local function raise_built_mark(id)
-  if id > built_mark() then redis.call('HSET', 'n', 'built', id) end
+local function raise_built_mark(key, id)
+  if string.byte(key) == HOME and id > built_mark() then redis.call('HSET', 'n', 'built', id) end
 end
 
 -- The id above which lists of a partition hold nothing; those that a call `continues` with are none of the run's earlier
@@ -298,7 +297,7 @@ local function rewrite(key, floor, entries, length, ttl_s)
   redis.call('DEL', key)
   local values = { floor }
   for at = first, #entries do values[#values + 1] = entries[at] end
-  raise_built_mark(values[#values])
+  raise_built_mark(key, values[#values])
   push(key, values)
   redis.call('EXPIRE', key, ttl_s)
 end
@@ -401,7 +400,7 @@ end
 
 -- Writing in the order of the log -----------------------------------------------------------------------------------
 
--- A D or V record: see apply. After a redelivery some of the ids were counted before. Nearly every list gets one id that is
+-- A D, N or V record: see apply. After a redelivery some of the ids were counted before. Nearly every list gets one id that is
 -- newer than all it has: that case is written out here, without a table or a further call for each list. What is above
 -- `mark` is newer without a look.
 local function insert_groups(ids, mark, offset, applied, page, extra, length, count, sent_again)
@@ -418,7 +417,7 @@ local function insert_groups(ids, mark, offset, applied, page, extra, length, co
     local high, low, place_high, place_low = byte(extra, 2 * list - 1), byte(extra, 2 * list), byte(extra, places_at, places_at + 1)
     local wanted, place, out_of_order = high * 256 + low, place_high * 256 + place_low, nil
     local id = ids[place + 1]
-    local size, tail = wanted == 1 and id > mark and pcall('RPUSHX', key, id), nil
+    local size, tail = wanted == 1 and is_home and id > mark and pcall('RPUSHX', key, id), nil
     if type(size) ~= 'number' then
       tail = wanted == 1 and pcall('LINDEX', key, TAIL)
       size = type(tail) == 'string' and id > tail and call('RPUSH', key, id)
@@ -447,8 +446,8 @@ end
 --   kind, offset, ids, page of keys, extra
 -- A run of messages may take several calls, each for other lists: only the final one has a last offset, the others -1,
 -- and it brings what the earlier ones answered as delivered, so that a run is counted whole or not at all.
--- kind D insert ids into lists · N the same, in a call that none was before for these lists in a run that has begun on this
---      node · V insert such as are there already, most of them · R remove ids from lists. Grouped:
+-- kind D insert ids into lists · N the same, where an earlier call of the run has inserted into home timelines on this node,
+--      but not into these · V insert such as are there already, most of them · R remove ids from lists. Grouped:
 --      `ids` ascending, separated by spaces; for each key of the page `extra` has two bytes with its number of ids, then
 --      for each of these two bytes with its place in `ids`, then for each of `ids` four bytes: its offset, counted from
 --      `offset`.
@@ -463,13 +462,13 @@ local function apply(_, args)
   local applied, refused = take_call(partition, fence, generation, call)
   if not applied then return refused end
 
-  local count, short, begun = { delivered = 0, absent = 0, out_of_order = 0 }, {}, false
+  local count, short, marked = { delivered = 0, absent = 0, out_of_order = 0 }, {}, false
   for at = 8, #args, 5 do
     local kind, offset, ids, page, extra = args[at], tonumber(args[at + 1]), args[at + 2], args[at + 3], args[at + 4]
     if kind == 'D' or kind == 'N' or kind == 'V' then
-      local values, mark = ids_of(ids), NO_MARK
+      local values, mark = ids_of(ids), nil
       if string.byte(page) == HOME then
-        mark, begun = take_marks(partition, values[#values], kind == 'N' and not begun), true
+        mark, marked = take_marks(partition, values[#values], kind == 'N' and not marked), true
       end
       insert_groups(values, mark, offset, applied, page, extra, length, count, kind == 'V')
     elseif kind == 'R' then
@@ -628,7 +627,7 @@ local function restore_list(key, head_of_mine, left_ms, payload, length)
     redis.call('LSET', key, 0, TOKEN_OF_NOBODY)
     return false
   end
-  raise_built_mark(redis.call('LINDEX', key, -1))
+  raise_built_mark(key, redis.call('LINDEX', key, TAIL))
   if #delivered > 0 then insert(key, delivered, length) end
   return true
 end
@@ -844,7 +843,7 @@ local function text_above(key, bound)
 end
 
 -- digest: fence, partition, then two arguments a group of lists: page of keys, and for each the id above which it is
--- looked at, or "" for lists as they are stored, at a tenth of the cost: what is stored alike is alike, and what is alike may
+-- looked at, or "" for lists as they are stored, at a seventh of the cost: what is stored alike is alike, and what is alike may
 -- be stored in another way. Returns the progress of the partition, then one digest a group.
 local function digest(_, args)
   local refused = refusal(args[1])

@@ -21,9 +21,10 @@ from infra.live_settings import set_live_settings
 from infra.rebuild import rebuild
 from infra.redis_node import Argument, RedisNode, Reply
 from infra.shard_map import CLUSTERS
-from infra.slots import Ids
+from infra.slots import Ids, slot_of
 from infra.timeline_windows import Span, look_home
 from infra.timelines import Kind
+from infra.topics import DELIVERIES
 from infra.zookeeper import COPIES_PATH
 from producers.publish import NewTweet, Publisher, need_all
 from streams.deliver import CALL_TARGETS_MIN, SENT_AGAIN_TARGETS, Deliverer, Received, apply_together
@@ -313,6 +314,24 @@ def test_of_a_run_of_several_calls_each_may_be_lost_and_be_made_again(
 
     assert next(numbers) > 4
     assert all(listed(stores, user) == in_every_copy([0, FIRST]) for user in users)
+
+
+@pytest.mark.usefixtures("in_many_calls")
+def test_a_run_that_begins_with_removals_looks_for_what_is_late_behind_them(
+    stores: Stores, log: Log, make_users: MakeUsers
+) -> None:
+    """The mark from before the run is of this run only once it has inserted something on the node."""
+    users = make_users(40)
+    warm(stores, users)
+    deliverer = Deliverer(stores.engine, stores.timelines, partition=3, generation=1)
+    deliverer.apply([log.message(DeliveryKind.DELIVER, FIRST + 2, users)])
+    in_order_of_calls = sorted(users, key=lambda one: slot_of(one) // DELIVERIES.partitions % (len(users) + 1))
+    first, later = in_order_of_calls[:20], in_order_of_calls[20:]
+
+    removals = log.message(DeliveryKind.RETRACT, FIRST + 7, first)
+    deliverer.apply([removals, log.message(DeliveryKind.DELIVER, FIRST + 1, later)])
+
+    assert all(listed(stores, user) == in_every_copy([0, FIRST + 1, FIRST + 2]) for user in later)
 
 
 @dataclass

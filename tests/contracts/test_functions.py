@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from itertools import count
 from typing import Any
 
@@ -319,6 +320,28 @@ def test_a_node_that_does_not_know_what_it_holds_looks_until_no_clock_can_be_beh
     assert knowing.looks() == 1
     built_ms = time_ms_of(int(knowing.redis.command("HGET", redis_keys.NODE, "built")))
     assert 0 <= time.time() + 9 * 60 - built_ms / 1000 < 60
+
+
+def test_equal_libraries_stay_and_a_changed_one_makes_the_node_forget_what_it_knows(knowing: Node) -> None:
+    node, code = knowing.redis, files("infra.lua").joinpath("timelines.lua").read_text(encoding="utf-8")
+
+    node.load_functions()
+    assert node.command("HGET", redis_keys.NODE, "built") == b"0"
+
+    node.command("FUNCTION", "LOAD", "REPLACE", code + "-- of another version")
+    node.load_functions()
+    assert node.command("HGET", redis_keys.NODE, "built") is None
+    [library] = node.command("FUNCTION", "LIST", "LIBRARYNAME", "fanfold", "WITHCODE")
+    assert code.encode() in library
+
+
+def test_a_change_of_another_library_makes_it_forget_nothing(knowing: Node) -> None:
+    code = files("infra.lua").joinpath("counts.lua").read_text(encoding="utf-8")
+    knowing.redis.command("FUNCTION", "LOAD", "REPLACE", code + "-- of another version")
+
+    knowing.redis.load_functions()
+
+    assert knowing.redis.command("HGET", redis_keys.NODE, "built") == b"0"
 
 
 def test_a_call_that_breaks_off_has_raised_its_mark_before(knowing: Node) -> None:

@@ -54,6 +54,7 @@ def test_a_node_that_is_prepared_is_empty_and_has_functions_and_no_epoch(node: R
     found = look_at(node)
     assert (found.name, found.incarnation, found.prepared_in) == ("a1", incarnation, "another run")
     assert node.command("EXISTS", "left") == 0
+    assert node.command("HGET", "n", "built") == b"0"
     assert node.look("dump", b"h:12345678") == [[]]
     with pytest.raises(Fenced, match="but the node has none:"):
         node.call("put_token", "1:", 5, "claim", b"h:12345678")

@@ -203,7 +203,7 @@ COPY_MUTANTS = (
     Mutant(
         "a copy from another cluster raises no mark",
         COPIED,
-        [("  raise_built_mark(redis.call('LINDEX', key, -1))\n", "")],
+        [("  raise_built_mark(key, redis.call('LINDEX', key, TAIL))\n", "")],
     ),
     Mutant("slots that come to a node are not emptied", MOVED, patches=[(Coordinator, "_fill", _fill_as_it_is)]),
 )

@@ -166,9 +166,9 @@ MUTANTS = (
     Mutant(
         "append without a look at the marks",
         "anything",
-        [("wanted == 1 and id > mark and pcall(", "wanted == 1 and pcall(")],
+        [("wanted == 1 and is_home and id > mark and pcall(", "wanted == 1 and is_home and pcall(")],
     ),
-    Mutant("a rebuild raises no mark", "rebuilds", [("  raise_built_mark(values[#values])\n", "")]),
+    Mutant("a rebuild raises no mark", "rebuilds", [("  raise_built_mark(key, values[#values])\n", "")]),
     Mutant("floor ignored", "posts", [("if floor and not is_token(floor) then", "if false then")]),
     Mutant(
         "floor not set by a trim",

@@ -14,7 +14,7 @@ from infra.shard_map import CLUSTERS, make_shard_map
 from infra.slots import slot_of
 from streams.deliver import RUN_CHUNKS_MAX, RUN_TARGETS_MAX, UNMERGE_LISTS_MAX, Received, runs_of
 from streams.fan_out import MESSAGE_CHUNKS_MAX
-from streams.node_calls import PARTS_MAX, Placed, arguments_by_node, segments_of
+from streams.node_calls import PARTS_MAX, Placed, arguments_by_node, continued, inserts_at_home, segments_of
 
 SHARD_MAP = make_shard_map(1, {f"{cluster}{number}": "redis://h:1" for cluster in CLUSTERS for number in (1, 2)})
 IDS = st.integers(min_value=1, max_value=(1 << 63) - 1)
@@ -22,6 +22,36 @@ IDS = st.integers(min_value=1, max_value=(1 << 63) - 1)
 
 def placed(kind: DeliveryKind, subject: int, targets: list[int], offset: int = 0, ids: Sequence[int] = ()) -> Placed:
     return Placed(offset, one_chunk(kind, subject, 5, targets, np.array(ids, dtype=">u8")))
+
+
+def test_a_call_that_continues_a_run_has_the_other_letter_for_what_is_delivered() -> None:
+    run = [
+        placed(DeliveryKind.DELIVER, 68, [5, 6]),
+        placed(DeliveryKind.RETRACT, 68, [5, 6]),
+        placed(DeliveryKind.MERGE, 68, [5, 6], ids=[1, 68]),
+    ]
+    [arguments] = arguments_by_node(segments_of(run), SHARD_MAP)
+
+    for of_node in arguments.values():
+        after = continued(of_node)
+        assert after[::5] == [b"N" if letter == b"D" else letter for letter in of_node[::5]]
+        assert [one for at, one in enumerate(after) if at % 5] == [one for at, one in enumerate(of_node) if at % 5]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (DeliveryKind.DELIVER, True),
+        (DeliveryKind.DELIVER_OWN, False),
+        (DeliveryKind.RETRACT, False),
+        (DeliveryKind.ADD_CELEBRITY, False),
+    ],
+)
+def test_only_what_is_delivered_to_home_timelines_begins_a_run(kind: DeliveryKind, expected: bool) -> None:
+    [arguments] = arguments_by_node(segments_of([placed(kind, 68, list(range(40)))]), SHARD_MAP)
+
+    assert {inserts_at_home(of_node) for of_node in arguments.values()} == {expected}
+    assert not inserts_at_home([])
 
 
 def entries_of(arguments: Sequence[Any]) -> Iterator[tuple[bytes, int, bytes, int]]:
