@@ -139,7 +139,8 @@ def test_a_closed_lease_gives_its_number_back_while_the_session_goes_on(new_sess
         assert session.children(SNOWFLAKES_PATH) == []
         session.close()
 
-    assert logged == []
+    said = [entry["event"] for entry in logged]
+    assert said in ([], ["node number leased"])  # the znode is there a moment before it is said
 
 
 def test_a_closed_lease_leaves_a_number_that_somebody_else_has(new_session: Open) -> None:
