@@ -74,9 +74,14 @@ class Batches:
             PROGRESS.line_up((AGENT_OF[message.topic], message.partition))
             self._rounds.kick()
 
-    def take(self) -> Sequence[faust.EventT]:
-        """All that waits is the next batch, and at work until it is acknowledged."""
-        batch = self._drop()
+    def newest_of(self, count: int) -> float | None:
+        """The time of the newest message that waits, when at least so many do."""
+        return self._waiting[-1].message.timestamp if len(self._waiting) >= max(count, 1) else None
+
+    def take(self, until: float) -> Sequence[faust.EventT]:
+        """What waits, up to the first newer message, is the next batch, and at work until it is acknowledged."""
+        newer = (place for place, event in enumerate(self._waiting) if event.message.timestamp > until)
+        batch = self._drop(next(newer, len(self._waiting)))
         self.at_work = True
         return batch
 
@@ -100,7 +105,7 @@ class Batches:
         """Before a stop or a rebalance: only the batch at work is ended. What waits is read again, and nothing more is
         taken of this generation: that would commit past it."""
         self._dropped_generation = generation
-        self._drop()
+        self._drop(len(self._waiting))
 
     async def finish(self) -> None:
         """Lets the batch at work end and be acknowledged, whatever cancels us meanwhile; ends the process when it
@@ -135,8 +140,10 @@ class Batches:
         for event in batch:
             await self._stream.ack(event)
 
-    def _drop(self) -> Sequence[faust.EventT]:
-        batch, self._waiting, self.waiting_bytes = self._waiting, [], 0
+    def _drop(self, count: int) -> Sequence[faust.EventT]:
+        """The first messages that wait, which do so no more."""
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        self.waiting_bytes -= sum(len(event.message.value or b"") for event in batch)
         self._changed.set()
         return batch
 

@@ -5,6 +5,7 @@ of order. When little waits, one round takes all of it: threads and event loop a
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,8 +35,11 @@ class Waiting(Protocol):
     def since(self) -> float | None:
         """The time of the oldest message that waits; None when nothing does."""
 
-    def take(self) -> Batch:
-        """All that waits; it is at work then."""
+    def newest_of(self, count: int) -> float | None:
+        """The time of the newest message that waits; None when fewer than so many do."""
+
+    def take(self, until: float) -> Batch:
+        """What waits, up to the first message that is newer than this time; it is at work then."""
 
     async def acknowledge(self, batch: Batch, after_s: float) -> None:
         """Its effect is there; it is no longer at work, and is acknowledged after so many seconds."""
@@ -51,12 +55,14 @@ class Waiting(Protocol):
 class Limits:
     """How many rounds work at the same time; on how many partitions each, with how many messages of each; and how much
     has to wait for another one to start beside those at work: with less it is cheaper to wait for their end, and for
-    what comes until then."""
+    what comes until then. No round goes beyond the newest message of a partition in which at least `level_from` wait,
+    since more of that time is to come in it; 0: however far apart partitions drift."""
 
     at_once: int
     partitions: int
     messages_max: int = BATCH_MESSAGES_MAX
     beside_bytes_min: int = 0
+    level_from: int = 0
 
 
 class Rounds:
@@ -104,7 +110,9 @@ class Rounds:
                 return
             if self._tasks and sum(partition.waiting_bytes for partition in chosen) < self.limits.beside_bytes_min:
                 return
-            task = asyncio.create_task(self._work(chosen, [partition.take() for partition in chosen]))
+            until = _level(chosen, self.limits.level_from)
+            level = [partition for partition in chosen if (partition.since or 0.0) <= until]
+            task = asyncio.create_task(self._work(level, [partition.take(until) for partition in level]))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 
@@ -120,6 +128,14 @@ class Rounds:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         self.kick()
+
+
+def _level(chosen: Sequence[Waiting], level_from: int) -> float:
+    """The time up to which a round takes messages. The oldest one that waits is among them, also where the times of a
+    partition do not rise."""
+    newest = [partition.newest_of(level_from) for partition in chosen if level_from]
+    until = min((one for one in newest if one is not None), default=math.inf)
+    return max(until, min(partition.since or 0.0 for partition in chosen))
 
 
 def choose(partitions: "set[Waiting]", partitions_max: int) -> list[Waiting]:

@@ -125,6 +125,34 @@ def test_a_batch_is_acknowledged_after_its_effect_and_in_order() -> None:
     assert [event for batch in seen for event in batch] == stream.acknowledged == list(range(10))
 
 
+def test_what_is_newer_than_a_partition_that_has_more_to_come_waits_for_it() -> None:
+    ahead, behind = (
+        FakeStream([FakeEvent(one, FakeMessage(timestamp=float(one), value=b"1")) for one in times])
+        for times in ([0, 10, 20, 30], [0, 11, 12])
+    )
+    seen = list[list[list[int]]]()
+
+    async def process(of_partitions: Sequence[Sequence[FakeEvent]]) -> list[float]:
+        seen.append(sorted(map(numbers, of_partitions)))
+        await until(lambda: (ahead.given, behind.given) == (4, 3))
+        await asyncio.sleep(0)
+        return [0.0] * len(of_partitions)
+
+    async def main() -> None:
+        rounds = Rounds(Limits(at_once=1, partitions=2, level_from=2), process)
+        tasks = [asyncio.create_task(work_in_batches(stream, rounds)) for stream in (ahead, behind)]
+        await until(lambda: (len(ahead.acknowledged), len(behind.acknowledged)) == (4, 3))
+        assert all(partition.waiting_bytes == 0 for partition in rounds._partitions)
+        for stream in (ahead, behind):
+            stream.closed.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+
+    assert seen[0] == [[0], [0]]
+    assert seen[1:] == [[[10], [11, 12]], [[20, 30]]]
+
+
 def test_what_comes_while_a_batch_is_worked_on_is_the_next_batch() -> None:
     stream, seen = FakeStream(range(5)), list[list[int]]()
 

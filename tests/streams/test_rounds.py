@@ -1,6 +1,7 @@
 """Rounds: few at once, the oldest first, each partition in one at a time, and bounded."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,9 +26,15 @@ class Partition:
     def put(self, since: float) -> None:
         self._waiting.append(since)
 
-    def take(self) -> list[Any]:
+    def newest_of(self, count: int) -> float | None:
+        return self._waiting[-1] if len(self._waiting) >= count else None
+
+    def take(self, until: float) -> list[Any]:
+        """All that is not newer when the round has a bound, else one."""
         self.at_work = True
-        return [self._waiting.pop(0)]
+        taken = [one for one in self._waiting if one <= until] if until < math.inf else self._waiting[:1]
+        self._waiting = self._waiting[len(taken) :]
+        return taken
 
     async def acknowledge(self, batch: Sequence[Any], after_s: float) -> None:
         assert after_s == 0.0
@@ -91,6 +98,27 @@ def test_a_round_takes_what_waits_in_several_partitions() -> None:
     taken, _ = work_off([Partition(2.0), Partition(1.0), Partition(3.0)], Limits(at_once=2, partitions=2))
 
     assert sorted(map(sorted, taken)) == [[1.0, 2.0], [3.0]]
+
+
+def test_a_round_goes_as_far_as_the_newest_of_a_partition_that_has_more() -> None:
+    ahead, behind, few = Partition(1.0, 8.0, 9.0), Partition(2.0, 3.0, 4.0), Partition(5.0)
+
+    taken, _ = work_off([ahead, behind, few], Limits(at_once=1, partitions=3, level_from=2))
+
+    assert sorted(taken[0]) == [1.0, 2.0, 3.0, 4.0]
+    assert sorted(taken[1]) == [5.0, 8.0, 9.0]
+
+
+def test_messages_whose_times_do_not_rise_are_taken_all_the_same() -> None:
+    taken, _ = work_off([Partition(7.0, 2.0), Partition(9.0, 3.0)], Limits(at_once=1, partitions=2, level_from=2))
+
+    assert sorted(one for of_round in taken for one in of_round) == [2.0, 3.0, 7.0, 9.0]
+
+
+def test_a_partition_with_few_messages_holds_nobody_up() -> None:
+    taken, _ = work_off([Partition(1.0, 2.0, 7.0), Partition(3.0)], Limits(at_once=1, partitions=2, level_from=2))
+
+    assert sorted(taken[0]) == [1.0, 2.0, 3.0, 7.0]
 
 
 def test_a_partition_is_in_one_round_at_a_time() -> None:
