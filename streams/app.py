@@ -42,7 +42,7 @@ POLL_RECORDS_MAX = 20  # of one partition
 # poll more fits in, and a full queue never holds up the other partitions.
 QUEUE_MESSAGES_MAX = 100
 # One transaction for what all partitions have, up to some 1,000 events. With as many of one partition after the other,
-# three fifths of a backlog's entries came out of order, and without keeping the partitions level one in seven.
+# three fifths of a backlog's entries came out of order, and without keeping the partitions level one in six.
 FAN_OUT_ROUNDS = Limits(at_once=1, partitions=ACTIVITY.partitions, messages_max=128, level_from=POLL_RECORDS_MAX)
 # One computes while the nodes work for the other. A tweet's messages arrive one by one: what comes during a round waits
 # for the next one, unless it is more than 8,000 follower ids.
