@@ -2,9 +2,8 @@
 
 Nothing here should ever differ; what does, a fault outside of Fanfold's rules has done, or a fault in them. Slot by
 slot each copy answers with one digest of its lists as they are stored, and where these differ of what it has above the
-higher floor. What differs is looked at by timeline, and
-once more seconds later; what differs still is rebuilt from the database, and counted. Next: coordinator.py, beside
-which the leading one runs it.
+higher floor. What differs is looked at by timeline, and once more seconds later; what differs still is rebuilt from the
+database, and counted. Next: coordinator.py, beside which the leading one runs it.
 """
 
 import threading
@@ -34,7 +33,7 @@ from infra.timelines import Kind, Timelines
 from infra.topics import ACTIVITY, DELIVERIES
 
 BATCH_USERS = 200  # of one look, in several calls
-AS_STORED = b""
+AS_STORED = b""  # instead of the ids above which lists are compared
 TRIES_MAX = 5  # a copy that is a call behind is level again within milliseconds, or busy
 TRY_AGAIN_S = 0.05
 LOOK_AGAIN_S = 3.0  # a write-through or a rebuild that was under way is over by then
@@ -112,11 +111,14 @@ def _compared(timelines: Timelines, kind: Kind, groups: Sequence[Group]) -> Iter
         by_way.setdefault((group.slot % DELIVERIES.partitions, names), []).append(group)
     for (partition, names), of_way in by_way.items():
         ask = partial(_digests, clusters, shard_map, partition, names)
-        stored = ask([(_page(kind, group), AS_STORED) for group in of_way])
-        unlike = [group for group, odd in _judged(of_way, stored) if odd]
-        above = ask([(_page(kind, group), b" ".join(group.bounds)) for group in unlike]) if unlike else {}
-        yield from ((group, odd) for group, odd in _judged(of_way, stored) if not odd)
-        yield from _judged(unlike, above)
+        unlike = []
+        for group, odd in _judged(of_way, ask([(_page(kind, group), AS_STORED) for group in of_way])):
+            if odd:
+                unlike.append(group)
+            else:
+                yield group, odd
+        if unlike:
+            yield from _judged(unlike, ask([(_page(kind, group), b" ".join(group.bounds)) for group in unlike]))
 
 
 def _judged(groups: Sequence[Group], found: Digests) -> Iterator[tuple[Group, frozenset[str]]]:

@@ -36,8 +36,8 @@ def prepare_node(node: RedisNode, run_id: str) -> str:
         fresh.command("FLUSHALL", "SYNC")
         fresh.load_functions()
         incarnation = secrets.token_hex(8)
-        names = ("name", node.name, "incarnation", incarnation, "run_id", run_id)
-        fresh.command("HSET", redis_keys.NODE, *names, "built", 0)
+        fields = ("name", node.name, "incarnation", incarnation, "run_id", run_id)
+        fresh.command("HSET", redis_keys.NODE, *fields, "built", 0)
     finally:
         fresh.close()
     return incarnation

@@ -3,7 +3,7 @@ the counts in the tweet's.
 
 key            type    bound              time to live        written by
 n              hash    6 fields           none                registrar (name, run_id, incarnation, built),
-                                                              coordinator (epoch, open), whoever rebuilds (built)
+                                                              coordinator (epoch, open), deliver agent, rebuild (built)
 c:<partition>  hash    6 fields           none                deliver agent
 h:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild
 u:<8 bytes>    list    length + 65 ids    30 days, renewed    deliver agent, rebuild, publish (put_own)

@@ -12,9 +12,6 @@ NODES = ("a1", "a2", "b1", "b2", "c1", "c2")  # cluster letter and number
 # 100,000 timelines of 800 entries (8.3 kB each) are 830 MB: a node that is fed more than a machine of this
 # size should hold drops the least recently used timelines (misses, never wrong ones) instead of swapping.
 NODE_MEMORY_BYTES_MAX = 1 << 30
-# Each append makes the last part of a list larger. Up to 1,032 bytes (an entry takes 10) glibc has its fast way for
-# that; with the 8 kB that a part has by default a quarter of an append is finding another place and moving it.
-LIST_PART_ENTRIES = "96"
 
 
 def valkey_part(name: str, folder: Path, port: int) -> Part:
@@ -24,7 +21,6 @@ def valkey_part(name: str, folder: Path, port: int) -> Part:
         *("--bind", LOOPBACK, "--port", str(port), "--dir", str(folder), "--logfile", "", "--daemonize", "no"),
         *("--save", "", "--appendonly", "no"),
         *("--rdbcompression", "no"),  # of dumps, which copying and replays are made of
-        *("--list-max-listpack-size", LIST_PART_ENTRIES),
         *("--maxmemory", str(NODE_MEMORY_BYTES_MAX), "--maxmemory-policy", "volatile-lru"),
     )
     return Part(

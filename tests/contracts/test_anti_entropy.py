@@ -124,8 +124,10 @@ def test_the_same_entries_may_be_stored_in_another_way(
     size = node.command("CONFIG", "GET", "list-max-listpack-size")[1]
     node.command("CONFIG", "SET", "list-max-listpack-size", 2)
     entries = node.command("LRANGE", key, 0, -1)
-    node.commands([("DEL", key), ("RPUSH", key, *entries), ("EXPIRE", key, TTL_S)])
-    node.command("CONFIG", "SET", "list-max-listpack-size", size)
+    try:
+        node.commands([("DEL", key), ("RPUSH", key, *entries), ("EXPIRE", key, TTL_S)])
+    finally:
+        node.command("CONFIG", "SET", "list-max-listpack-size", size)
 
     assert look(stores.timelines, Kind.HOME, readers) == {}
     assert any(asked_bounds)
