@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from infra import metrics
 from infra.dead_letters import DeadLetters
+from infra.errors import Undecodable
 from infra.events import Activity, decode_activity, is_replayed
 from infra.kafka import CALL_TIMEOUT_S, GROUP, TRANSACTION_TIMEOUT_MS, Claim, TransactionalProducer
 from infra.kafka_logs import await_settled
@@ -32,6 +33,7 @@ from streams.ending import end_process
 from streams.fan_out import Chunk, FanOut, by_tweet_id, pack_messages, read_facts
 from streams.handling import Handling, Part, Together, Work, until_done
 from streams.in_order import FindOffset, InOrderConsumer
+from streams.node_calls import partitions_of
 from streams.progress import PROGRESS, Place, Run
 from streams.rounds import Batch, Limits, Rounds
 
@@ -305,8 +307,15 @@ class DeliverWork:
         self._held: dict[int, tuple[int, Deliverer]] = {}
 
     def read(self, message: Any) -> Received:
-        """One message of records."""
-        return receive(message.offset, message.value)
+        """One message of records, all of them for timelines of its partition: deliver's marks and numbers are a
+        partition's, so what came in another one would pass them by."""
+        received = receive(message.offset, message.value)
+        if strays := [one for one in partitions_of(received.records) if one != message.partition]:
+            raise Undecodable(
+                f"it names timelines of partition {', '.join(map(str, strays))}, and came in {message.partition}: each "
+                "message of ours is in the partition of its timelines, and `fanfold dlq redrive` sends it there"
+            )
+        return received
 
     def run(self, part: Part[Received]) -> None:
         """Returns when the batch's records are in every copy that is not down."""

@@ -65,6 +65,12 @@ class Segment:
     ids: Sequence[int] = ()
 
 
+def partitions_of(records: Iterable[Delivery]) -> list[int]:
+    """The partitions that the timelines of these records belong to, ascending."""
+    targets = [record.targets for record in records]
+    return np.unique(slots_of(_joined(targets)) % DELIVERIES.partitions).tolist() if targets else []
+
+
 def segments_of(placed: Sequence[Placed]) -> list[Segment]:
     """A run as segments. Within a family of keys they keep the log's order; kinds of one chunk stay single."""
     families: dict[Family, list[Placed]] = {}

@@ -9,16 +9,14 @@ Next: clear_letters.py, which sends them.
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from infra import dead_letters
 from infra.errors import Undecodable
 from infra.events import REPLAY_HEADER, Delivery, decode_activity, decode_deliveries, encode_deliveries
 from infra.kafka import Message
 from infra.reactions import decode_reaction
-from infra.slots import slots_of
 from infra.topics import ACTIVITY, DELIVERIES, MESSAGE_BYTES_MAX, REACTIONS
 from streams.deliver import receive
+from streams.node_calls import partitions_of
 from streams.read_dead_letters import Buried
 
 # Kafka's own fields of a message and of a batch with it alone, and of each header; generously.
@@ -75,16 +73,13 @@ def _deliveries(letter: Buried) -> Message | Refused:
     """To the partition of the timelines that it names."""
     records = decode_deliveries(letter.value)
     receive(letter.offset, letter.value)  # raises for what the agent would bury again
-    targets = np.concatenate([record.targets for record in records]) if records else np.empty(0, dtype=">u8")
-    partitions = np.unique(slots_of(targets.astype(np.uint64)) % DELIVERIES.partitions)
-    if len(partitions) == 0:
+    partitions = partitions_of(records)
+    if not partitions:
         return Refused("it names no timeline, so nothing would come of it: drop it")
     if len(partitions) > 1:
-        named = ", ".join(map(str, partitions.tolist()))
+        named = ", ".join(map(str, partitions))
         return Refused(f"it names timelines of the partitions {named}, which no message of ours does: drop it")
-    return Message(
-        DELIVERIES.name, encode_deliveries(map(_verified, records)), letter.key, partition=int(partitions[0])
-    )
+    return Message(DELIVERIES.name, encode_deliveries(map(_verified, records)), letter.key, partition=partitions[0])
 
 
 def _verified(record: Delivery) -> Delivery:

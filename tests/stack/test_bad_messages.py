@@ -38,6 +38,7 @@ from infra.kafka import producer_config
 from infra.kafka_logs import committed_offsets
 from infra.readiness import EXIT_NOT_AGAIN, EXIT_UNFINISHED
 from infra.settings import Settings
+from infra.slots import slot_of
 from infra.stack.supervisor import Stack
 from infra.topics import ACTIVITY, DELIVERIES, LOGS_OF_WORKERS, Topic
 from producers.importer import import_follows
@@ -54,6 +55,8 @@ MEMBER_STOPPED_S = 5.0
 LARGEST_BYTES = 20_000_000  # what the logs are made to take
 EVENT = encode_activity(Activity(ActivityType.POSTED, 1, 2, 3)).encode()
 DELIVERY = encode_deliveries([one_chunk(DeliveryKind.DELIVER, 5, 6, [1])])
+TWO_PARTITIONS = [next(user for user in range(1, 99) if slot_of(user) % DELIVERIES.partitions == one) for one in (0, 1)]
+OF_TWO_PARTITIONS = encode_deliveries([one_chunk(DeliveryKind.DELIVER, 5, 6, TWO_PARTITIONS)])
 PADDED_EVENT = EVENT[:-1] + b',"padding":"' + b"x" * 2_000_000 + b'"}'
 
 Place = tuple[str, int, int]  # topic, partition, offset
@@ -69,6 +72,7 @@ BAD: Mapping[str, Mapping[str, bytes | None]] = {
     "2 MiB": dict.fromkeys(("activity", "deliveries"), b"{" * (2 << 20)),
     "a large message that could be read": {"activity": PADDED_EVENT, "deliveries": b"\x01" + bytes(2_000_000)},
     "no value": dict.fromkeys(("activity", "deliveries")),
+    "timelines of two partitions": {"activity": b"no event", "deliveries": OF_TWO_PARTITIONS},
 }
 BEYOND = b"\x01" * 9_000_000  # larger than the dead letters take
 
