@@ -45,7 +45,11 @@ POLL_RECORDS_MAX = 20  # of one partition
 QUEUE_MESSAGES_MAX = 100
 # One transaction for what all partitions have, up to some 1,000 events. With as many of one partition after the other,
 # three fifths of a backlog's entries came out of order, and without keeping the partitions level one in six.
-FAN_OUT_ROUNDS = Limits(at_once=1, partitions=ACTIVITY.partitions, messages_max=128, level_from=POLL_RECORDS_MAX)
+# Events that come together share a transaction and a call to each node: at half of the most that it delivered, a whole
+# stack took 1.2 of two processors instead of 1.7 when fan_out waited for 20 ms.
+FAN_OUT_ROUNDS = Limits(
+    at_once=1, partitions=ACTIVITY.partitions, messages_max=128, level_from=POLL_RECORDS_MAX, linger_s=0.02
+)
 # One computes while the nodes work for the other. A tweet's messages arrive one by one: what comes during a round waits
 # for the next one, unless it is more than 8,000 follower ids.
 DELIVER_ROUNDS = Limits(at_once=2, partitions=DELIVERIES.partitions, beside_bytes_min=65_536)

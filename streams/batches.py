@@ -72,7 +72,7 @@ class Batches:
         self.waiting_bytes += len(message.value or b"")
         if not self.at_work:
             PROGRESS.line_up((AGENT_OF[message.topic], message.partition))
-            self._rounds.kick()
+        self._rounds.came(at_work=self.at_work)
 
     def newest_of(self, count: int) -> float | None:
         """The time of the newest message that waits, when at least so many do."""

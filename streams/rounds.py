@@ -16,6 +16,8 @@ import structlog
 from streams.ending import end_process
 
 BATCH_MESSAGES_MAX = 1_000  # what waits of one partition for the next round
+LINGER_MESSAGES_MAX = 64  # with so many a round starts: one more would make little of a difference
+RATE_OVER_S = 0.5  # for which messages count in the rate at which they come
 ROUND_BYTES_MAX = 2 * 1_048_576  # 262,000 follower ids, a second's work at most
 
 log = structlog.get_logger()
@@ -56,13 +58,47 @@ class Limits:
     """How many rounds work at the same time; on how many partitions each, with how many messages of each; and how much
     has to wait for another one to start beside those at work: with less it is cheaper to wait for their end, and for
     what comes until then. No round goes beyond the newest message of a partition in which at least `level_from` wait,
-    since more of that time is to come in it; 0: however far apart partitions drift."""
+    since more of that time is to come in it; 0: however far apart partitions drift. A round starts `linger_s` after the
+    first message that it takes, if another one is expected by then, at the rate of late; else, or with 0, at once."""
 
     at_once: int
     partitions: int
     messages_max: int = BATCH_MESSAGES_MAX
     beside_bytes_min: int = 0
     level_from: int = 0
+    linger_s: float = 0.0
+
+
+class Linger:
+    """When the next round may start. By one clock, in seconds."""
+
+    def __init__(self, linger_s: float) -> None:
+        self._linger_s = linger_s
+        self._count = 0.0  # of messages, each less by the time that it is ago
+        self._counted_s = 0.0
+        self._first_s: float | None = None
+        self._came = 0
+
+    def came(self, now_s: float) -> None:
+        """One message more waits."""
+        self._count = self._faded(now_s) + 1.0
+        self._counted_s = now_s
+        self._first_s = now_s if self._first_s is None else self._first_s
+        self._came += 1
+
+    def left_s(self, now_s: float) -> float:
+        """For how long a round is still to wait for what comes."""
+        if self._first_s is None or self._came >= LINGER_MESSAGES_MAX:
+            return 0.0
+        expected = self._faded(now_s) / RATE_OVER_S * self._linger_s
+        return max(self._first_s + self._linger_s - now_s, 0.0) if expected >= 1.0 else 0.0
+
+    def started(self) -> None:
+        """A round has taken what waited: the next one waits for what comes from now on."""
+        self._first_s, self._came = None, 0
+
+    def _faded(self, now_s: float) -> float:
+        return self._count * math.exp((self._counted_s - now_s) / RATE_OVER_S)
 
 
 class Rounds:
@@ -74,6 +110,7 @@ class Rounds:
         self._partitions: set[Waiting] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._kicked = False
+        self._linger = Linger(limits.linger_s)
 
     def add(self, partition: Waiting) -> None:
         """Looks after one partition more."""
@@ -95,6 +132,12 @@ class Rounds:
         for partition in list(self._partitions):
             await partition.wait_settled()
 
+    def came(self, *, at_work: bool) -> None:
+        """To be called for each message; `at_work`: of a partition whose next round cannot start yet."""
+        self._linger.came(asyncio.get_running_loop().time())
+        if not at_work:
+            self.kick()
+
     def kick(self) -> None:
         """To be called when more waits: a round starts if one is free, once the event loop has been around. So what one
         fetch brought of several partitions is one round's."""
@@ -103,16 +146,22 @@ class Rounds:
             asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
-        self._kicked = False
+        loop, self._kicked = asyncio.get_running_loop(), False
         while len(self._tasks) < self.limits.at_once:
             chosen = choose(self._partitions, self.limits.partitions)
             if not chosen:
                 return
             if self._tasks and sum(partition.waiting_bytes for partition in chosen) < self.limits.beside_bytes_min:
                 return
+            if (left_s := self._linger.left_s(loop.time())) > 0:
+                self._kicked = True
+                loop.call_later(left_s, self._start)
+                return
             until = _level(chosen, self.limits.level_from)
             level = [partition for partition in chosen if (partition.since or 0.0) <= until]
             task = asyncio.create_task(self._work(level, [partition.take(until) for partition in level]))
+            if all(partition.since is None for partition in self._partitions):
+                self._linger.started()
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 

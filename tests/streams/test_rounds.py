@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streams.rounds import ROUND_BYTES_MAX, Limits, Rounds, Waiting, choose
+from streams.rounds import LINGER_MESSAGES_MAX, ROUND_BYTES_MAX, Limits, Linger, Rounds, Waiting, choose
 
 
 class Partition:
@@ -190,3 +190,81 @@ def test_what_comes_of_several_partitions_in_one_go_of_the_event_loop_is_one_rou
         return sizes
 
     assert asyncio.run(main()) == [3]
+
+
+def lingering(*came_s: float, linger_s: float = 0.02) -> Linger:
+    """One for which messages came at these times."""
+    linger = Linger(linger_s)
+    for one in came_s:
+        linger.came(one)
+    return linger
+
+
+def every(seconds: float, count: int) -> list[float]:
+    return [number * seconds for number in range(count)]
+
+
+def test_a_message_alone_waits_for_nobody() -> None:
+    assert lingering(5.0).left_s(5.0) == 0.0
+    assert Linger(0.02).left_s(5.0) == 0.0
+
+
+def test_when_few_come_none_waits_for_another() -> None:
+    assert lingering(*every(0.1, 50)).left_s(4.9) == 0.0
+
+
+def test_when_many_come_a_round_waits_for_so_long_since_the_first_that_it_takes() -> None:
+    linger = lingering(*every(0.01, 200))
+    linger.started()
+    assert linger.left_s(1.99) == 0.0
+    linger.came(2.0)
+    linger.came(2.01)
+    assert linger.left_s(2.01) == pytest.approx(0.01)
+    assert linger.left_s(2.02) == pytest.approx(0.0)
+    assert linger.left_s(2.5) == 0.0
+
+
+def test_once_few_come_again_none_waits() -> None:
+    linger = lingering(*every(0.01, 200))
+    linger.started()
+    linger.came(4.0)
+    assert linger.left_s(4.0) == 0.0
+
+
+def test_a_round_that_has_enough_starts() -> None:
+    linger = lingering(*every(0.0001, LINGER_MESSAGES_MAX - 1))
+    assert linger.left_s(0.0063) > 0.0
+    linger.came(0.0063)
+    assert linger.left_s(0.0063) == 0.0
+
+
+def test_without_a_linger_no_round_waits() -> None:
+    assert lingering(*every(0.001, 1000), linger_s=0.0).left_s(1.0) == 0.0
+
+
+def test_what_comes_while_a_round_lingers_is_one_round() -> None:
+    async def main() -> list[list[float]]:
+        taken, partitions = list[list[float]](), [Partition(), Partition()]
+
+        async def process(batches: Sequence[Sequence[Any]]) -> list[float]:
+            taken.append([one for batch in batches for one in batch])
+            return [0.0] * len(batches)
+
+        rounds = Rounds(Limits(at_once=1, partitions=2, linger_s=0.2), process)
+        for partition in partitions:
+            rounds.add(partition)
+        for number in range(5):  # expected to go on: ten a second and more
+            partitions[0].put(float(number))
+            rounds.came(at_work=False)
+        partitions[0].drop_waiting(0)
+        for number, partition in enumerate(partitions):
+            partition.put(float(number))
+            rounds.came(at_work=False)
+            await asyncio.sleep(0.01)
+            assert taken == []
+        async with asyncio.timeout(5):
+            while not all(partition.acknowledged for partition in partitions):  # noqa: ASYNC110 - the fake has no event
+                await asyncio.sleep(0.001)
+        return taken
+
+    assert asyncio.run(main()) == [[0.0, 1.0]]
