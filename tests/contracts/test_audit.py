@@ -9,13 +9,13 @@ import sqlalchemy as sa
 
 from consumers import applied
 from consumers.applied import wait_until_applied
-from consumers.audit import audit
+from consumers.audit import DUMP_TRIES_MAX, audit
 from consumers.audit_report import AuditResult, Counts
 from consumers.delivered import Delivered, delivered, expected_deliveries
 from infra import redis_keys
-from infra.errors import CheckFailed
+from infra.errors import CheckFailed, RedisUnavailable
 from infra.rebuild import rebuild
-from infra.redis_node import RedisNode
+from infra.redis_node import Argument, RedisNode
 from infra.shard_map import CLUSTERS
 from infra.slots import slot_of
 from infra.timelines import Kind, Timelines
@@ -258,6 +258,27 @@ def test_removals_may_leave_fewer_entries_above_a_floor(full: World, by: str) ->
     assert result.clean, result.differences
     full.replace("b", newest[0] + 1, left[2:])
     assert full.audit().clusters["b"].missing > 0
+
+
+@pytest.mark.parametrize("failures", [1, DUMP_TRIES_MAX - 1, DUMP_TRIES_MAX])
+def test_a_node_that_does_not_answer_is_asked_again_a_bounded_number_of_times(
+    world: World, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, pauses, asked = world.node("b"), list[float](), count()
+    look = node.look
+
+    def silent(function: str, *arguments: Argument) -> object:
+        if next(asked) < failures:
+            raise RedisUnavailable("no answer")
+        return look(function, *arguments)
+
+    monkeypatch.setattr(node, "look", silent)
+    if failures < DUMP_TRIES_MAX:
+        assert world.audit(pause=pauses.append).clean
+    else:
+        with pytest.raises(RedisUnavailable):
+            world.audit(pause=pauses.append)
+    assert len(pauses) == min(failures, DUMP_TRIES_MAX - 1)
 
 
 def test_a_sample_looks_at_that_many_users(world: World) -> None:
