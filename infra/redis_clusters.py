@@ -111,11 +111,11 @@ class RedisClusters:
         """Like `call_all_at_once`, for calls that nobody waits for so much, with as many nodes at work at the same time
         as was said when this was made: where nodes and readers share processors, readers find the others quiet. In a
         random order, so that several callers rarely meet at a node."""
-        commands = {
-            name: [("FCALL", function, 0, *one) for one in calls[name]]
-            for name in random.sample(list(calls), len(calls))
-        }
-        return self._commands(commands, timeout_s, self._nodes_at_once or len(commands))
+        if not self._nodes_at_once:
+            return self.call_all_at_once(function, calls, timeout_s)
+        names = random.sample(list(calls), len(calls))
+        commands = {name: [("FCALL", function, 0, *one) for one in calls[name]] for name in names}
+        return self._commands(commands, timeout_s, self._nodes_at_once)
 
     def _commands(
         self, commands: Mapping[str, Sequence[Sequence[Argument]]], timeout_s: float | None, nodes_at_once: int

@@ -87,7 +87,7 @@ def _time(scheduler: Scheduler) -> Replaced:
         *((module, "time", time) for module in (*of_streams, *of_others)),
         (producers.status_keeper, "now_ms", scheduler.clock_ms),
         (streams.app, "until_done", partial(until_done, sleep=scheduler.sleep)),
-        (infra.redis_clusters, "time", SimpleNamespace(sleep=settle)),
+        (infra.redis_clusters, "time", SimpleNamespace(sleep=settle, monotonic=scheduler.monotonic)),
     ]
 
 
