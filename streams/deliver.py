@@ -35,6 +35,7 @@ RUN_TARGETS_MAX = 262_144  # entries of one run: the more, the more of them shar
 RUN_CHUNKS_MAX = 32_768  # their places in a call have two bytes
 CALL_TARGETS_MAX = 32_768  # entries of one call to all nodes, when most are the newest of their lists
 TOGETHER_TARGETS_MAX = 8_192  # of all runs that are sent together: they have one time-out
+IN_TURN_TARGETS_MIN = 1_024  # of the same: less, and a node is at work for so short a time that no reader notices
 CALL_TARGETS_MIN = 4_096  # at first, and when many belong deep into their lists
 SENT_AGAIN_TARGETS = 32  # in such entries, the look at a list that a replay brings some: it reads the list as a whole
 # What reads and writes a list as a whole costs a node as much as so many entries that are the newest of theirs.
@@ -382,7 +383,8 @@ def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequ
     refused. To apply each for itself after that is right in any case, as after a call that timed out.
     """
     costs = [deliverer.cost_of_one_call(messages) for deliverer, messages in work]
-    if None in costs or sum(filter(None, costs)) > TOGETHER_TARGETS_MAX:
+    cost = sum(filter(None, costs))
+    if None in costs or cost > TOGETHER_TARGETS_MAX:
         return False
     shard_map = clusters.shard_map
     down = sorted(shard_map.down_nodes)
@@ -390,7 +392,8 @@ def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequ
     if shard_map.lacks_copies or not all(map(clusters.may_leave_out, down)):
         return False
     ready = [deliverer.prepare(messages, shard_map) for deliverer, messages in work]
-    outcomes = clusters.call_all_in_turn("apply", {name: [one.calls[name] for one in ready] for name in names})
+    call = clusters.call_all_in_turn if cost >= IN_TURN_TARGETS_MIN else clusters.call_all_at_once
+    outcomes = call("apply", {name: [one.calls[name] for one in ready] for name in names})
     if any(isinstance(outcome, Exception) for of_node in outcomes.values() for outcome in of_node):
         return False
     for place, ((deliverer, _), one) in enumerate(zip(work, ready, strict=True)):

@@ -29,6 +29,7 @@ from infra.zookeeper import COPIES_PATH
 from producers.publish import NewTweet, Publisher, need_all
 from streams.deliver import (
     CALL_TARGETS_MIN,
+    IN_TURN_TARGETS_MIN,
     SENT_AGAIN_TARGETS,
     TOGETHER_TARGETS_MAX,
     Deliverer,
@@ -505,6 +506,28 @@ def test_small_runs_of_several_partitions_take_one_send_to_each_node(
 
     assert (done, sent) == (True, [3] * len(stores.clusters.shard_map.nodes))
     assert all(listed(stores, user) == in_every_copy([0, FIRST + at % 3]) for at, user in enumerate(users))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_nodes_work_in_turn_only_on_what_takes_them_time(
+    many: bool, stores: Stores, log: Log, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [user] = make_users(1)
+    warm(stores, [user])
+    in_turn, real = list[bool](), stores.clusters.call_all_in_turn
+
+    def noted(function: str, calls: Any) -> dict[str, list[Any]]:
+        in_turn.append(True)
+        return real(function, calls)
+
+    monkeypatch.setattr(stores.clusters, "call_all_in_turn", noted)
+    targets = [user, *range(10**6, 10**6 + IN_TURN_TARGETS_MIN - (1 if many else 2))]
+    deliverer = Deliverer(stores.engine, stores.timelines, 0, generation=1)
+
+    assert apply_together(stores.clusters, [(deliverer, [log.message(DeliveryKind.DELIVER, FIRST, targets)])])
+
+    assert bool(in_turn) is many
+    assert listed(stores, user) == in_every_copy([0, FIRST])
 
 
 @pytest.mark.parametrize("spoilt", ["an unmerge", "a large run", "too much together", "a node without its incarnation"])
