@@ -1,6 +1,5 @@
 """What a stack consists of: its servers in the order of their start, their ports, and their addresses for others."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -42,7 +41,5 @@ def addresses(ports: Mapping[str, int]) -> dict[str, str]:
         "FANFOLD_KAFKA_BOOTSTRAP": f"{LOOPBACK}:{ports['kafka']}",
         "FANFOLD_ZOOKEEPER_HOSTS": f"{LOOPBACK}:{ports['zookeeper']}{ROOT}",
         "FANFOLD_REDIS_NODES": ",".join(nodes),
-        # Six nodes at work on few processors would leave none to readers for as long as a round takes.
-        "FANFOLD_NODES_AT_ONCE": str(max((os.cpu_count() or 1) // 2, 1)),
         "FANFOLD_API_PORT": str(ports["api"]),
     }
