@@ -28,7 +28,8 @@ from infra.timelines import Timelines
 from infra.topics import ACTIVITY, DELIVERIES, Topic
 from streams.batches import work_in_batches
 from streams.dead_letter_share import DeadLetterShare
-from streams.deliver import Deliverer, Received, apply_together, receive
+from streams.deliver import Deliverer, Received, receive
+from streams.deliver_together import apply_together
 from streams.ending import end_process
 from streams.fan_out import Chunk, FanOut, by_tweet_id, pack_messages, read_facts
 from streams.handling import Handling, Part, Together, Work, until_done
@@ -45,8 +46,8 @@ POLL_RECORDS_MAX = 20  # of one partition
 QUEUE_MESSAGES_MAX = 100
 # One transaction for what all partitions have, up to some 1,000 events. With as many of one partition after the other,
 # three fifths of a backlog's entries came out of order, and without keeping the partitions level one in six.
-# Events that come together share a transaction and a call to each node: at half of the most that it delivered, a whole
-# stack took 1.2 of two processors instead of 1.7 when fan_out waited for 20 ms.
+# Events that come together share a transaction and a call to each node: decision 115 in ARCHITECTURE.md has what that
+# brings.
 FAN_OUT_ROUNDS = Limits(
     at_once=1, partitions=ACTIVITY.partitions, messages_max=128, level_from=POLL_RECORDS_MAX, linger_s=0.02
 )
@@ -317,7 +318,7 @@ class DeliverWork:
         if strays := [one for one in partitions_of(received.records) if one != message.partition]:
             raise Undecodable(
                 f"it names timelines of partition {', '.join(map(str, strays))}, and came in {message.partition}: each "
-                "message of ours is in the partition of its timelines, and `fanfold dlq redrive` sends it there"
+                "message of ours is in the one partition of its timelines, and `fanfold dlq redrive` sends it there"
             )
         return received
 

@@ -3,7 +3,7 @@
 Input: messages of one partition. Output: timelines in Redis; the offset may be acknowledged `Deliverer.unsettled_s`
 after `apply` returns (G6). One numbered Function call per node and run, the clusters at the same time. A node that
 cannot be written is marked down, and left out from then on; where that cannot be, it is waited for.
-Next: infra/lua/timelines.lua.
+Next: deliver_together.py, infra/lua/timelines.lua.
 """
 
 import itertools
@@ -21,7 +21,6 @@ from infra.database import reading
 from infra.errors import Fenced, RedisUnavailable, Undecodable
 from infra.events import Delivery, DeliveryKind, decode_deliveries, one_chunk
 from infra.rebuild import BATCH_USERS_MAX, rebuild
-from infra.redis_clusters import RedisClusters
 from infra.redis_keys import page_of_keys
 from infra.redis_node import Argument
 from infra.shard_map import CLUSTERS, ShardMap
@@ -34,8 +33,6 @@ from streams.verify import read_kept, verified
 RUN_TARGETS_MAX = 262_144  # entries of one run: the more, the more of them share a look at their list; some 15 MB
 RUN_CHUNKS_MAX = 32_768  # their places in a call have two bytes
 CALL_TARGETS_MAX = 32_768  # entries of one call to all nodes, when most are the newest of their lists
-TOGETHER_TARGETS_MAX = 8_192  # of all runs that are sent together: they have one time-out
-IN_TURN_TARGETS_MIN = 1_024  # of the same: less, and a node is at work for so short a time that no reader notices
 CALL_TARGETS_MIN = 4_096  # at first, and when many belong deep into their lists
 SENT_AGAIN_TARGETS = 32  # in such entries, the look at a list that a replay brings some: it reads the list as a whole
 # What reads and writes a list as a whole costs a node as much as so many entries that are the newest of theirs.
@@ -374,32 +371,6 @@ class Deliverer:
         """Calls every node with nothing to do. A rebuild marks nobody: a node that takes no writes is marked here."""
         nothing = NOT_FINAL, 0, self._timelines.live.timeline_entries
         self._again(lambda now: self._call_nodes("apply", dict.fromkeys(now.nodes, nothing), now))
-
-
-def apply_together(clusters: RedisClusters, work: Sequence[tuple[Deliverer, Sequence[Received]]]) -> bool:
-    """Applies small runs of several partitions with one send to each node.
-
-    False when it was not done for all of them: a run that needs more than a call, a node that did not answer or
-    refused. To apply each for itself after that is right in any case, as after a call that timed out.
-    """
-    costs = [deliverer.cost_of_one_call(messages) for deliverer, messages in work]
-    cost = sum(filter(None, costs))
-    if None in costs or cost > TOGETHER_TARGETS_MAX:
-        return False
-    shard_map = clusters.shard_map
-    down = sorted(shard_map.down_nodes)
-    names = [name for name in shard_map.nodes if name not in down]
-    if shard_map.lacks_copies or not all(map(clusters.may_leave_out, down)):
-        return False
-    ready = [deliverer.prepare(messages, shard_map) for deliverer, messages in work]
-    call = clusters.call_all_in_turn if cost >= IN_TURN_TARGETS_MIN else clusters.call_all_at_once
-    outcomes = call("apply", {name: [one.calls[name] for one in ready] for name in names})
-    if any(isinstance(outcome, Exception) for of_node in outcomes.values() for outcome in of_node):
-        return False
-    for place, ((deliverer, _), one) in enumerate(zip(work, ready, strict=True)):
-        deliverer.leave_out(down)
-        deliverer.conclude(one, {name: of_node[place] for name, of_node in outcomes.items()})
-    return True
 
 
 def _observe(placed: Sequence[Placed], total: "Mapping[str, Applied]") -> None:

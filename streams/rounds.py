@@ -88,10 +88,15 @@ class Linger:
 
     def left_s(self, now_s: float) -> float:
         """For how long a round is still to wait for what comes."""
-        if self._first_s is None or self._came >= LINGER_MESSAGES_MAX:
+        if self._first_s is None or self.has_enough:
             return 0.0
         expected = self._faded(now_s) / RATE_OVER_S * self._linger_s
         return max(self._first_s + self._linger_s - now_s, 0.0) if expected >= 1.0 else 0.0
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether a round need not wait any more, however soon others come."""
+        return self._came >= LINGER_MESSAGES_MAX
 
     def started(self) -> None:
         """A round has taken what waited: the next one waits for what comes from now on."""
@@ -109,7 +114,7 @@ class Rounds:
         self._process = process
         self._partitions: set[Waiting] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kicked = False
+        self._next: asyncio.Handle | None = None  # the look whether a round starts, soon or after a while
         self._linger = Linger(limits.linger_s)
 
     def add(self, partition: Waiting) -> None:
@@ -135,18 +140,21 @@ class Rounds:
     def came(self, *, at_work: bool) -> None:
         """To be called for each message; `at_work`: of a partition whose next round cannot start yet."""
         self._linger.came(asyncio.get_running_loop().time())
-        if not at_work:
+        if self._linger.has_enough and isinstance(self._next, asyncio.TimerHandle):
+            self._next.cancel()
+            self._next = None
+            self.kick()
+        elif not at_work:
             self.kick()
 
     def kick(self) -> None:
         """To be called when more waits: a round starts if one is free, once the event loop has been around. So what one
         fetch brought of several partitions is one round's."""
-        if not self._kicked:
-            self._kicked = True
-            asyncio.get_running_loop().call_soon(self._start)
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
-        loop, self._kicked = asyncio.get_running_loop(), False
+        loop, self._next = asyncio.get_running_loop(), None
         while len(self._tasks) < self.limits.at_once:
             chosen = choose(self._partitions, self.limits.partitions)
             if not chosen:
@@ -154,8 +162,7 @@ class Rounds:
             if self._tasks and sum(partition.waiting_bytes for partition in chosen) < self.limits.beside_bytes_min:
                 return
             if (left_s := self._linger.left_s(loop.time())) > 0:
-                self._kicked = True
-                loop.call_later(left_s, self._start)
+                self._next = loop.call_later(left_s, self._start)
                 return
             until = _level(chosen, self.limits.level_from)
             level = [partition for partition in chosen if (partition.since or 0.0) <= until]

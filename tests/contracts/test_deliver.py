@@ -27,15 +27,8 @@ from infra.timelines import Kind
 from infra.topics import DELIVERIES
 from infra.zookeeper import COPIES_PATH
 from producers.publish import NewTweet, Publisher, need_all
-from streams.deliver import (
-    CALL_TARGETS_MIN,
-    IN_TURN_TARGETS_MIN,
-    SENT_AGAIN_TARGETS,
-    TOGETHER_TARGETS_MAX,
-    Deliverer,
-    Received,
-    apply_together,
-)
+from streams.deliver import CALL_TARGETS_MIN, SENT_AGAIN_TARGETS, Deliverer, Received
+from streams.deliver_together import IN_TURN_TARGETS_MIN, TOGETHER_TARGETS_MAX, apply_together
 from streams.patience import FAILURES_TO_MARK
 from tests.waiting import wait_until
 

@@ -11,9 +11,11 @@ import pytest
 
 from infra.breaker import AWAY_S, DECIDED_WITHIN_S, PROBE_TIMEOUT_S
 from infra.composition import Stores
+from infra.composition import stores as open_and_close
 from infra.errors import RedisUnavailable
 from infra.redis_clusters import TURN_S, RedisClusters
 from infra.redis_node import CALL_TIMEOUT_S, Argument, Reply
+from infra.settings import Settings
 from tests.fixed_maps import fixed_maps
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer, redis_server
@@ -144,3 +146,9 @@ def test_one_that_hangs_holds_up_calls_in_turn_for_no_longer_than_a_turn(
     assert isinstance(there, int)
     assert TURN_S <= sent_s[HANG[1]] - sent_s[HANG[0]] < TURN_S + FAST_S
     assert sent_s["c1"] - sent_s[HANG[1]] < FAST_S
+
+
+def test_how_many_nodes_work_in_turn_is_a_setting(settings: Settings) -> None:
+    with open_and_close(replace(settings, nodes_at_once=2)) as opened:
+        assert opened.clusters._nodes_at_once == 2
+        assert opened.brief._nodes_at_once == 0

@@ -14,7 +14,8 @@ from infra.shard_map import CLUSTERS
 from infra.timeline_windows import Span, look_home
 from infra.timelines import Kind
 from producers.publish import NewTweet, Publisher
-from streams.deliver import Deliverer, Received, apply_together
+from streams.deliver import Deliverer, Received
+from streams.deliver_together import apply_together
 from streams.node_calls import Placed
 from streams.verify import verified
 

@@ -26,6 +26,8 @@ def test_the_environment_stands_above_what_a_running_stack_left(tmp_path: Path) 
         ("FANFOLD_KAFKA_BOOTSTRAP", "localhost", "must be host:port pairs"),
         ("FANFOLD_REDIS_NODES", "127.0.0.1:7001", "must be name=redis://host:port pairs"),
         ("FANFOLD_REDIS_NODES", "a1=redis://h:1,a1=redis://h:2", "a1 stands there twice"),
+        ("FANFOLD_NODES_AT_ONCE", "-1", "is '-1', but must be a whole number from 0 to 9999"),
+        ("FANFOLD_NODES_AT_ONCE", "two", "a whole number from 0 to 9999"),
         ("FANFOLD_DEAD_LETTER_SHARE_MAX", "1%", "is '1%', but must be a share from 0 to 1, such as 0.01"),
         ("FANFOLD_DEAD_LETTER_SHARE_MAX", "1.01", "is '1.01', but must be a share from 0 to 1"),
         ("FANFOLD_DEAD_LETTER_SHARE_MAX", "-0.1", "a share from 0 to 1"),

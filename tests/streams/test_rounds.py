@@ -268,3 +268,26 @@ def test_what_comes_while_a_round_lingers_is_one_round() -> None:
         return taken
 
     assert asyncio.run(main()) == [[0.0, 1.0]]
+
+
+def test_a_round_that_lingers_starts_as_soon_as_it_has_enough() -> None:
+    async def main() -> float:
+        partition, loop = Partition(), asyncio.get_running_loop()
+
+        async def process(batches: Sequence[Sequence[Any]]) -> list[float]:
+            return [0.0] * len(batches)
+
+        rounds = Rounds(Limits(at_once=1, partitions=1, linger_s=60.0), process)
+        rounds.add(partition)
+        began_s = loop.time()
+        partition.put(1.0)
+        for number in range(LINGER_MESSAGES_MAX):
+            assert not partition.acknowledged, f"it did not linger for message {number}"
+            rounds.came(at_work=False)
+            await asyncio.sleep(0)  # and the look at the first one was made: a timer runs
+        async with asyncio.timeout(5):
+            while not partition.acknowledged:  # noqa: ASYNC110 - the fake has no event for it
+                await asyncio.sleep(0)
+        return loop.time() - began_s
+
+    assert asyncio.run(main()) < 5.0
