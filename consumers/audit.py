@@ -10,20 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from random import SystemRandom
 
 import sqlalchemy as sa
 
 from consumers.audit_compare import Expected, agrees, compare, limit_for, state_of, text_of
+from consumers.audit_pauses import LOOK_AGAIN_AFTER_S, Pauses
 from consumers.audit_report import (
     DIFFERENCES_SAID_MAX,
-    LOOK_AGAIN_AFTER_S,
     AuditResult,
     Counts,
     Difference,
     Findings,
-    Pauses,
     State,
     TweetFacts,
     counts_of,
@@ -39,8 +36,6 @@ from consumers.audit_truth import (
     sample_active,
 )
 from infra.copies import CopyState
-from infra.errors import RedisUnavailable
-from infra.retry import Backoff, retried
 from infra.shard_map import CLUSTERS
 from infra.slots import slot_of
 from infra.timelines import Kind, Timelines
@@ -48,9 +43,6 @@ from infra.timelines import Kind, Timelines
 BATCH_USERS = 1_000  # full timelines of a batch are 17 MB of text for the database and each cluster
 BATCHES_AHEAD = 2  # read while one is compared: three batches in memory at most
 DUMP_USERS = 200  # of one call: 173,000 entries at most, some 50 ms of a node's time
-# An audit of millions of timelines takes most of an hour; a machine that stands still for a moment should not end it.
-DUMP_TRIES_MAX = 4
-SILENT = Backoff(first_s=2.0, max_s=8.0)
 
 Progress = Callable[[int, int], None]  # users done, users in all
 Pause = Callable[[float], None]
@@ -150,8 +142,7 @@ class _Auditor:
     def _lists(self, cluster: str, users: Sequence[int]) -> Iterator[tuple[int, list[bytes]]]:
         for at in range(0, len(users), DUMP_USERS):
             dump = partial(self.timelines.dump, cluster, Kind.HOME, users[at : at + DUMP_USERS])
-            waits_s = islice(SILENT.waits_s(SystemRandom()), DUMP_TRIES_MAX - 1)
-            yield from retried(dump, waits_s, lambda wait_s, _: self.pauses.pause(wait_s), RedisUnavailable).items()
+            yield from self.pauses.answered(dump).items()
 
     def _settled_at_once(self, cluster: str, user_id: int, text: bytes, expected: Expected) -> bool:
         state = state_of(text)

@@ -9,13 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from consumers.audit_compare import compare, limit_for
-from consumers.audit_report import DIFFERENCES_SAID_MAX, LOOK_AGAIN_AFTER_S, Pauses, State
+from consumers.audit_pauses import LOOK_AGAIN_AFTER_S, Pauses
+from consumers.audit_report import DIFFERENCES_SAID_MAX, State
 from consumers.audit_truth import Stored, read_bodies, read_celebrities, read_own, read_own_floors
 from infra import redis_keys
 from infra.redis_clusters import RedisClusters
@@ -90,7 +92,7 @@ class _CacheAuditor:
         """Looks at one part in all clusters."""
         counts = self.counts[part] = Counter({"held": 0, "wrong": 0})
         for cluster in CLUSTERS:
-            ids = held_ids(self.timelines.clusters, cluster, prefix)
+            ids = self.pauses.answered(partial(held_ids, self.timelines.clusters, cluster, prefix))
             if self.sample is not None:
                 ids = sorted(random.sample(ids, min(self.sample, len(ids))))
             for start in range(0, len(ids), BATCH_KEYS):
@@ -114,7 +116,7 @@ class _CacheAuditor:
 
     def _wrong_user_timelines(self, cluster: str, users: Sequence[int], counts: "Counter[str]") -> Wrong:
         length = self.timelines.live.timeline_entries
-        lists = self.timelines.dump(cluster, Kind.USER, users)
+        lists = self.pauses.answered(partial(self.timelines.dump, cluster, Kind.USER, users))
         longest = max(map(len, lists.values()))
         expected = read_own(self.engine, users, max(limit_for(length), longest + 1))
         floors = read_own_floors(self.engine, users, length)
@@ -164,7 +166,8 @@ class _CacheAuditor:
     ) -> dict[int, Any]:
         clusters, found = self.timelines.clusters, dict[int, Any]()
         for name, part in clusters.shard_map.readable_by_node(cluster, ids).items():
-            answers = clusters.node(name).commands([(command, key_of(one)) for one in part])
+            commands = [(command, key_of(one)) for one in part]
+            answers = self.pauses.answered(partial(clusters.node(name).commands, commands))
             found |= zip(part, answers, strict=True)
         return found
 

@@ -7,10 +7,12 @@ again with fresh reads before it counts, since the system may be live. applied.p
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 
-from consumers.audit_report import DIFFERENCES_SAID_MAX, LOOK_AGAIN_AFTER_S, Pauses
+from consumers.audit_pauses import LOOK_AGAIN_AFTER_S, Pauses
+from consumers.audit_report import DIFFERENCES_SAID_MAX
 from infra import redis_keys
 from infra.counts import TweetCounts, decode_counts
 from infra.database import reading
@@ -72,7 +74,7 @@ def audit_counts(
     wrong: list[WrongCounts] = []
     wrong_by = dict.fromkeys(("row", "likes", *CLUSTERS), 0)
     for ids in _batches(engine, sample):
-        look = _Look(engine, clusters, ids)
+        look = _Look(engine, clusters, ids, pauses)
         tweets, held = tweets + len(ids), held + look.held
         for one in _confirmed(engine, clusters, look, pauses):
             wrong_by[one.where.removeprefix("cluster ")] += 1
@@ -84,8 +86,8 @@ def audit_counts(
 class _Look:
     """One look at the counts of some tweets: what clusters hold first, then what they must be."""
 
-    def __init__(self, engine: sa.Engine, clusters: RedisClusters, ids: Sequence[int]) -> None:
-        copies = {cluster: _held(clusters, cluster, ids) for cluster in CLUSTERS}
+    def __init__(self, engine: sa.Engine, clusters: RedisClusters, ids: Sequence[int], pauses: Pauses) -> None:
+        copies = {cluster: pauses.answered(partial(_held, clusters, cluster, ids)) for cluster in CLUSTERS}
         rows, wanted = _rows(engine, _ROWS, ids), _rows(engine, _WANTED, ids)
         none = TweetCounts()
         self.held = sum(len(copy) for copy in copies.values())
@@ -110,7 +112,7 @@ def _confirmed(engine: sa.Engine, clusters: RedisClusters, look: _Look, pauses: 
             break
         pauses.take(pause_s)
         places = {(one.tweet_id, one.where) for one in look.wrong}
-        look = _Look(engine, clusters, sorted({tweet_id for tweet_id, _ in places}))
+        look = _Look(engine, clusters, sorted({tweet_id for tweet_id, _ in places}), pauses)
         look.wrong = [one for one in look.wrong if (one.tweet_id, one.where) in places]
     return look.wrong
 

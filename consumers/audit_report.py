@@ -4,27 +4,11 @@ Pure values. Input: the findings of audit_compare.py. Next: audit_commands.py pr
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 DIFFERENCES_SAID_MAX = 10
-LOOK_AGAIN_AFTER_S = (0.0, 0.5, 2.0)  # at what differs: an event in flight arrives meanwhile, a rebuild ends
-PAUSES_MAX_S = 30.0  # of one part of an audit: with very many differences they count without more waiting
-
-
-@dataclass(slots=True)
-class Pauses:
-    """The pauses between looks, bounded in all."""
-
-    pause: Callable[[float], None]
-    left_s: float = PAUSES_MAX_S
-
-    def take(self, pause_s: float) -> None:
-        """One of them, if there is time left."""
-        if self.left_s > 0:
-            self.pause(pause_s)
-            self.left_s -= pause_s
 
 
 class State(StrEnum):

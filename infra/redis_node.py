@@ -122,13 +122,11 @@ class RedisNode:
         self._pool.release(connection)
         return self._pool.get_connection()
 
-    def finish(self, connection: redis.Connection, count: int, until_s: float) -> list[Any]:
-        """Reads the answers to what `start` sent, a refusal among them as the error it is, and gives the connection
-        back; closed, unless they were read to their end: whoever is given it next would take the rest for his own.
-        It waits until `until_s` (monotonic seconds)."""
-        answers: list[Any] = []
+    def finish(self, connection: redis.Connection, count: int, answers: list[Any], until_s: float) -> None:
+        """Adds what is left of the answers to what `start` sent, a refusal among them as the error it is, and gives the
+        connection back; closed, unless they were read to their end: whoever is given it next would take the rest for
+        his own. It waits until `until_s` (monotonic seconds)."""
         self._read(connection, count, answers, until_s)
-        return answers
 
     def finish_within(self, connection: redis.Connection, count: int, answers: list[Any], within_s: float) -> bool:
         """Adds what has come, waiting for each part for so long. Whether that is all: then the connection is given
@@ -314,11 +312,12 @@ class Reply:
         connection, self._connection = self._connection, None
         if connection is None:
             raise LookupError("this reply was got or dropped before")
-        return self._node.finish(connection, self._count, self._until_s)
+        self._node.finish(connection, self._count, self._answers, self._until_s)
+        return self._answers
 
     def poll(self, within_s: float = 0.0) -> list[Any] | None:
         """The same without waiting, or waiting a little: None when not all has come; then the reply can still be
-        polled, dropped or left. One thread at a time."""
+        polled, got, dropped or left. One thread at a time."""
         connection, self._connection = self._connection, None
         if connection is None:
             raise LookupError("this reply was got or dropped before")

@@ -317,8 +317,8 @@ class DeliverWork:
         received = receive(message.offset, message.value)
         if strays := [one for one in partitions_of(received.records) if one != message.partition]:
             raise Undecodable(
-                f"it names timelines of partition {', '.join(map(str, strays))}, and came in {message.partition}: each "
-                "message of ours is in the one partition of its timelines, and `fanfold dlq redrive` sends it there"
+                f"it names timelines of partition {', '.join(map(str, strays))} and came in {message.partition}: a "
+                "message of ours is in its timelines' one partition; `fanfold dlq redrive` sends it there, if they have one"
             )
         return received
 

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from consumers import applied
 from consumers.applied import wait_until_applied
-from consumers.audit import DUMP_TRIES_MAX, audit
+from consumers.audit import audit
+from consumers.audit_pauses import ASKS_MAX
 from consumers.audit_report import AuditResult, Counts
 from consumers.delivered import Delivered, delivered, expected_deliveries
 from infra import redis_keys
@@ -260,7 +261,7 @@ def test_removals_may_leave_fewer_entries_above_a_floor(full: World, by: str) ->
     assert full.audit().clusters["b"].missing > 0
 
 
-@pytest.mark.parametrize("failures", [1, DUMP_TRIES_MAX - 1, DUMP_TRIES_MAX])
+@pytest.mark.parametrize("failures", [1, ASKS_MAX - 1, ASKS_MAX])
 def test_a_node_that_does_not_answer_is_asked_again_a_bounded_number_of_times(
     world: World, failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,12 +274,12 @@ def test_a_node_that_does_not_answer_is_asked_again_a_bounded_number_of_times(
         return look(function, *arguments)
 
     monkeypatch.setattr(node, "look", silent)
-    if failures < DUMP_TRIES_MAX:
+    if failures < ASKS_MAX:
         assert world.audit(pause=pauses.append).clean
     else:
         with pytest.raises(RedisUnavailable):
             world.audit(pause=pauses.append)
-    assert len(pauses) == min(failures, DUMP_TRIES_MAX - 1)
+    assert len(pauses) == min(failures, ASKS_MAX - 1)
 
 
 def test_a_sample_looks_at_that_many_users(world: World) -> None:

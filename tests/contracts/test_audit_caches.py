@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from consumers import audit_caches as audited
 from consumers.audit_caches import CacheResult, audit_caches, held_ids
-from consumers.audit_report import LOOK_AGAIN_AFTER_S, PAUSES_MAX_S
+from consumers.audit_pauses import LOOK_AGAIN_AFTER_S, LOOKS_MAX_S
 from consumers.read_timeline import TimelineReader
 from infra import redis_keys
 from infra.composition import Stores
+from infra.errors import RedisUnavailable
 from infra.paging import Cursor
 from infra.redis_node import Argument
 from infra.tweet_bodies import TOMBSTONE, encode_body
@@ -149,7 +151,26 @@ def test_very_many_differences_are_waited_for_in_bounded_time(
     result = audit_caches(held.stores.engine, held.stores.timelines, pause=pauses.append)
 
     assert result.parts["bodies"]["wrong"] == len(tweets)
-    assert PAUSES_MAX_S <= sum(pauses) < PAUSES_MAX_S + max(LOOK_AGAIN_AFTER_S)
+    assert LOOKS_MAX_S <= sum(pauses) < LOOKS_MAX_S + max(LOOK_AGAIN_AFTER_S)
+
+
+@pytest.mark.parametrize("asked", ["look", "command", "commands"])  # a dump, a scan, and what else is read
+def test_a_node_that_does_not_answer_at_once_ends_no_audit(
+    held: Held, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    node, pauses = held.stores.clusters.node_for("b", held.star), list[float]()
+    answer = getattr(node, asked)
+
+    def once_silent(*arguments: Any) -> object:
+        if not pauses:
+            raise RedisUnavailable("no answer")
+        return answer(*arguments)
+
+    monkeypatch.setattr(node, asked, once_silent)
+    result = audit_caches(held.stores.engine, held.stores.timelines, pause=pauses.append)
+    assert len(pauses) == 1
+    assert result.differences == ()
+    assert result.parts == held.audit().parts
 
 
 def test_what_comes_right_while_it_is_looked_at_again_is_no_difference(held: Held) -> None:

@@ -9,6 +9,8 @@ from consumers import audit_counts as audited
 from consumers.audit_counts import CountsResult, audit_counts
 from infra import redis_keys
 from infra.composition import Stores
+from infra.errors import RedisUnavailable
+from infra.redis_node import Argument
 from infra.shard_map import CLUSTERS
 from streams.folded_nodes import FoldedNodes
 
@@ -45,6 +47,22 @@ def test_right_counts_pass(stores: Stores, run: Callable[..., None]) -> None:
     result = audit(stores)
     assert result == CountsResult(4, 9, 0, dict.fromkeys(CLUSTERS, 0), ())
     assert result.wrong == 0
+
+
+def test_a_node_that_does_not_answer_at_once_ends_no_audit(
+    stores: Stores, run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, pauses = stores.clusters.node_for("b", TWEET), list[float]()
+    look = node.look
+
+    def once_silent(function: str, *arguments: Argument) -> object:
+        if not pauses:
+            raise RedisUnavailable("no answer")
+        return look(function, *arguments)
+
+    monkeypatch.setattr(node, "look", once_silent)
+    assert audit_counts(stores.engine, stores.clusters, pause=pauses.append).wrong == 0
+    assert len(pauses) == 1
 
 
 DAMAGE = {

@@ -82,3 +82,11 @@ def test_a_refusal_among_several_commands_is_known_as_what_it_is(node: RedisNode
         node.commands([("PING",), late])
     with pytest.raises(RedisUnavailable, match="cannot take the call now: BUSY"):
         node.commands([("PING",), ("EVAL", "return redis.error_reply('BUSY as a long script makes it')", 0)])
+
+
+def test_a_reply_of_which_a_part_was_polled_is_got_whole(stores: Stores) -> None:
+    node = stores.clusters.node("a1")
+    reply = node.start([("ECHO", "early"), ("BLPOP", "a list that nobody has", "0.3"), ("ECHO", "late")])
+
+    assert reply.poll(0.1) is None
+    assert reply.get() == [b"early", None, b"late"]

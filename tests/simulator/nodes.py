@@ -35,10 +35,12 @@ class SimulatedNode(RedisNode):
         request = self._network.send(self.name, commands)
         return Reply(self, cast(redis.Connection, request), len(commands), 0.0)
 
-    def finish(self, connection: redis.Connection, count: int, until_s: float) -> list[Any]:
+    def finish(self, connection: redis.Connection, count: int, answers: list[Any], until_s: float) -> None:
         """Waits."""
-        answers = self._network.wait(cast(Request, connection))
-        return [self._refusal(one) if isinstance(one, ErrorReply) else one for one in answers]  # type: ignore[arg-type]
+        answers += [
+            self._refusal(one) if isinstance(one, ErrorReply) else one  # type: ignore[arg-type]
+            for one in self._network.wait(cast(Request, connection))
+        ]
 
     def finish_within(self, connection: redis.Connection, count: int, answers: list[Any], within_s: float) -> bool:
         """What has come. Now and then the time passes first, although only steps of others have been made: so that
@@ -50,7 +52,7 @@ class SimulatedNode(RedisNode):
             self._network.wait_for_any([request])
         if not request.done and not request.given_up:
             return False
-        answers += self.finish(connection, count, 0.0)
+        self.finish(connection, count, answers, 0.0)
         return True
 
     def drop(self, connection: redis.Connection) -> None:
