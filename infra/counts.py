@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,7 +17,7 @@ from infra.database import reading
 from infra.errors import FanfoldError, ZooKeeperUnavailable
 from infra.near_nodes import NearNodes
 from infra.reaction_log import Placed
-from infra.reactions import Reaction, reactions_partition
+from infra.reactions import Reaction, ReactionType, reactions_partition
 from infra.redis_clusters import RedisClusters
 from infra.redis_node import Argument
 from infra.shard_map import CLUSTERS
@@ -25,6 +26,7 @@ from infra.topics import REACTIONS
 SHARD = 0  # one shard of folding so far
 NUMBERS = 3  # of a tweet, in the Functions' answers
 ABSENT = -1
+LATER_FOLD = -1  # counts_bump's answer
 
 _READ = sa.text(
     """
@@ -58,6 +60,14 @@ class FoldedCounts:
         """The five arguments of a tweet that counts_fill and counts_fold take."""
         counts = self.counts
         return [redis_keys.counts(tweet_id), counts.likes, counts.retweets, counts.replies, self.next_offset]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedLike:
+    """Whether a user likes a tweet in the database, where its partition is folded up to `next_offset`."""
+
+    likes: bool
+    next_offset: int
 
 
 class Counts:
@@ -94,12 +104,14 @@ class Counts:
         answers = self._ask(("FCALL_RO", "counts_read"), calls)
         return [decode_counts(parts[node], answer) for node, answer in answers.items()]
 
-    def bump(self, reaction: Reaction, placed: Placed, change: int) -> None:
-        """Shows a like that is not folded yet: `change` is what it does to the folded likes, 1, 0 or -1. Late, repeated
-        or lost it does no harm; a node that is away goes without it."""
-        arguments = redis_keys.counts(reaction.tweet_id), reaction.user_id, placed.offset, change
+    def bump(self, reaction: Reaction, placed: Placed, folded: FoldedLike) -> bool:
+        """Shows a word that is not folded yet, given what the database has of its user. False when a node knows of a
+        later fold than `folded` is of: then the caller looks again. Late, repeated or lost it does no harm; a node that
+        is away goes without it."""
+        likes = int(reaction.type is ReactionType.LIKED), int(folded.likes)
+        arguments = redis_keys.counts(reaction.tweet_id), reaction.user_id, placed.offset, *likes, folded.next_offset
         nodes = self._by_node(CLUSTERS, [reaction.tweet_id])
-        self._ask(("FCALL", "counts_bump"), dict.fromkeys(nodes, arguments))
+        return LATER_FOLD not in self._ask(("FCALL", "counts_bump"), dict.fromkeys(nodes, arguments)).values()
 
     def _fill(self, ids: Sequence[int]) -> dict[int, TweetCounts]:
         """From the database, into every cluster that answers; with the likes that wait there for their fold."""
@@ -126,10 +138,10 @@ class Counts:
             parts |= shard_map.by_node(cluster, ids)
         return parts
 
-    def _ask(self, call: tuple[str, str], calls: Mapping[str, Sequence[Argument]]) -> dict[str, Sequence[int]]:
+    def _ask(self, call: tuple[str, str], calls: Mapping[str, Sequence[Argument]]) -> dict[str, Any]:
         """One call of each node that is near, with its arguments; what failed is left out."""
         near = {node: [(*call, 0, *arguments)] for node, arguments in self._near.among(calls).items()}
-        answers: dict[str, Sequence[int]] = {}
+        answers: dict[str, Any] = {}
         for node, (answer,) in self._clusters.commands_at_once(near).items():
             self._near.note(node, answer)
             if not isinstance(answer, FanfoldError):

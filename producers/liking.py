@@ -11,37 +11,34 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from infra.counts import SHARD, Counts
+from infra.counts import SHARD, Counts, FoldedLike
 from infra.database import limit_waits, reading, transaction
-from infra.errors import NotFound
+from infra.errors import DatabaseUnavailable, NotFound
 from infra.reaction_log import Placed, ReactionLog, await_placed
-from infra.reactions import Reaction, ReactionType
+from infra.reactions import Reaction, ReactionType, reactions_partition
+from infra.topics import REACTIONS
 from producers.rules import check_id
 
 BATCH_LIKES_MAX = 500  # of a user who is erased: one wait for the broker
+LOOKS_MAX = 3  # at what the database has of a user, while folds overtake them; after the last, the next fold shows it
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the database says about a user and a tweet; `likes` as far as likes are folded."""
+    """What the database says about a user and a tweet."""
 
     user: bool
     tweet: bool
-    likes: bool
+    folded: FoldedLike
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A word on its way into the log, and what it does to the folded number of likes."""
+    """A word on its way into the log, and what the database had of its user before."""
 
     reaction: Reaction
-    change: int
+    folded: FoldedLike
     placed: "Future[Placed]"
-
-
-def change_of(kind: ReactionType, likes: bool) -> int:
-    """What a word does to the folded number of likes when it is folded itself: 1, 0 or -1."""
-    return (kind is ReactionType.LIKED) - likes
 
 
 class Liking:
@@ -69,16 +66,31 @@ class Liking:
         if not facts.tweet:
             raise NotFound(f"tweet {tweet_id} does not exist")
         reaction = Reaction(kind, tweet_id, user_id, self._clock_ms())
-        return Said(reaction, change_of(kind, facts.likes), self._reactions.submit(reaction))
+        return Said(reaction, facts.folded, self._reactions.submit(reaction))
 
     def show(self, said: Said, placed: Placed) -> None:
-        """Shows it in the clusters that answer. A crash before leaves a like that counts and is not shown before its
-        fold."""
-        self._counts.bump(said.reaction, placed, said.change)
+        """Shows it in the clusters that answer. What ends before, or finds no database, leaves a like that counts and
+        is not shown before its fold."""
+        folded = said.folded
+        for _ in range(LOOKS_MAX - 1):
+            if self._counts.bump(said.reaction, placed, folded):
+                return
+            try:
+                folded = self._look(said.reaction.user_id, said.reaction.tweet_id).folded
+            except DatabaseUnavailable:
+                return
+        self._counts.bump(said.reaction, placed, folded)
 
     def _look(self, user_id: int, tweet_id: int) -> Facts:
+        asked = {
+            "user": user_id,
+            "tweet": tweet_id,
+            "topic": REACTIONS.name,
+            "partition": reactions_partition(tweet_id),
+        }
         with reading(self._engine) as connection:
-            return Facts(*connection.execute(_FACTS, {"user": user_id, "tweet": tweet_id}).one())
+            user, tweet, likes, next_offset = connection.execute(_FACTS, asked).one()
+        return Facts(user, tweet, FoldedLike(likes, next_offset))
 
 
 def take_back(engine: sa.Engine, reactions: ReactionLog, user_id: int, above: int, now_ms: int) -> int | None:
@@ -101,7 +113,8 @@ _FACTS = sa.text(
     """
     SELECT EXISTS (SELECT FROM users WHERE id = :user AND deleted_at IS NULL),
            EXISTS (SELECT FROM live_tweets WHERE id = :tweet),
-           EXISTS (SELECT FROM likes WHERE tweet_id = :tweet AND user_id = :user)
+           EXISTS (SELECT FROM likes WHERE tweet_id = :tweet AND user_id = :user),
+           coalesce((SELECT next_offset FROM folded WHERE topic = :topic AND partition = :partition), 0)
     """
 )
 _AWAIT_FOLD = sa.text("SELECT FROM counters WHERE shard = :shard FOR SHARE")

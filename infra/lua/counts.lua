@@ -5,17 +5,22 @@
 -- key          type  holds                                                        bound           time to live
 -- k            hash  of the node: epoch, fold (all folds up to this one were      3 fields        none
 --                    here), generation (counts of another one are forgotten)
--- k:<8 bytes>  hash  of a tweet: generation, pending (sum of the next ones), and  7 fields, and   1 hour from its making;
---                    u<user id>: "<offset> <change>", a like not folded yet;      1,000 likes     nobody renews it
+-- k:<8 bytes>  hash  of a tweet: generation, pending (what the next ones change); 7 fields, and   1 hour from its making;
+--                    u<user id>: his likes and unlikes that are not folded yet;   1,000 users     nobody renews it
 --                    once it is filled: fold, likes, retweets, replies, offset
 --
+-- A user's field is "<offset> <0 or 1>" as often as he said something, by offset; 1 is a like. The first pair is the last
+-- word that is folded, or before that a look at the database: whether he liked when everything below that offset was
+-- folded. He changes the folded likes by his last word less that first one. A word that comes late still takes its place.
+--
 -- <8 bytes> is the tweet's id, big-endian. The numbers are those of the database after the fold with this number, when
--- everything below `offset` of the tweet's partition of the reactions log was folded: a like below it is in them.
+-- everything below `offset` of the tweet's partition of the reactions log was folded: a word below it is in them.
 -- A key that has no numbers counts as absent. Offsets, folds and counts are below 2^53; ids are kept as text.
 
 local NODE = 'k'
 local FIELDS = 7
 local PENDING_MAX = 1000  -- more wait for their fold unseen; a tweet that gets as many between two folds is not read exactly
+local WORDS_MAX = 8       -- of a user; he who changes his mind more often between two folds is shown by his last words
 local TTL_S = 3600        -- whatever is wrong in a key, and whoever made it so, ends by then
 
 -- Whether a key is of this generation; what is not a hash was not written here and is none.
@@ -30,31 +35,58 @@ local function make(key, generation)
   redis.call('EXPIRE', key, TTL_S)
 end
 
--- A pending like's offset and change.
 local function parse(value)
-  local offset, change = string.match(value, '^(%d+) (%-?%d+)$')
-  return tonumber(offset), tonumber(change)
+  local words = {}
+  for number in string.gmatch(value, '%d+') do words[#words + 1] = number end
+  return words
+end
+
+local function change_of(words)
+  return tonumber(words[#words]) - tonumber(words[2])
+end
+
+local function forget_below(words, offset)
+  while #words > 2 and tonumber(words[3]) < tonumber(offset) do
+    table.remove(words, 1)
+    table.remove(words, 1)
+  end
+end
+
+local function insert(words, offset, likes)
+  local at = #words - 1
+  while at > 0 and tonumber(words[at]) > tonumber(offset) do at = at - 2 end
+  if at < 1 or (at > 1 and words[at] == offset) then return end
+  table.insert(words, at + 2, likes)
+  table.insert(words, at + 2, offset)
+  if #words > 2 * (WORDS_MAX + 1) then
+    table.remove(words, 3)
+    table.remove(words, 3)
+  end
 end
 
 local function drop_folded(key, next_offset)
   if redis.call('HLEN', key) <= FIELDS then return end
-  local fields, left, gone = redis.call('HGETALL', key), 0, {}
+  local fields, pending = redis.call('HGETALL', key), 0
   for at = 1, #fields, 2 do
     if string.byte(fields[at]) == 117 then  -- u
-      local offset, change = parse(fields[at + 1])
-      if offset < next_offset then gone[#gone + 1] = fields[at] else left = left + change end
+      local words = parse(fields[at + 1])
+      forget_below(words, next_offset)
+      if #words > 2 then
+        redis.call('HSET', key, fields[at], table.concat(words, ' '))
+        pending = pending + change_of(words)
+      else
+        redis.call('HDEL', key, fields[at])
+      end
     end
   end
-  if #gone == 0 then return end
-  redis.call('HDEL', key, unpack(gone))
-  redis.call('HSET', key, 'pending', left)
+  redis.call('HSET', key, 'pending', pending)
 end
 
 -- Numbers as of a fold, unless the key has those of a later one.
 local function take(key, fold, likes, retweets, replies, next_offset)
   if tonumber(redis.call('HGET', key, 'fold') or -1) > fold then return end
   redis.call('HSET', key, 'fold', fold, 'likes', likes, 'retweets', retweets, 'replies', replies, 'offset', next_offset)
-  drop_folded(key, tonumber(next_offset))
+  drop_folded(key, next_offset)
 end
 
 local function append(answer, likes, retweets, replies)
@@ -101,24 +133,36 @@ local function counts_fill(_, args)
   return answer
 end
 
--- counts_bump: key, user, the reaction's offset, and by what it changes the likes that are folded: 1, 0 or -1.
--- Returns 1 when it is kept; 0 when it is folded already, older than what is known of this user, or one too many.
+-- counts_bump: key, user, a word's offset, 1 for a like and 0 for an unlike; what the database has of the user, in the
+-- same way, and everything below which offset was folded then. Returns 1 when it is kept, 0 when it is folded already or
+-- of one user too many, and -1 when the node knows of a later fold than that look at the database saw: that fold may have
+-- changed what it saw.
 local function counts_bump(_, args)
-  local key, user, offset, change = args[1], 'u' .. args[2], tonumber(args[3]), tonumber(args[4])
+  local key, user = args[1], 'u' .. args[2]
+  local offset, likes, folded_likes, next_offset = unpack(args, 3, 6)
   local generation = redis.call('HGET', NODE, 'generation')
   if not generation then return 0 end
   if not is_of(key, generation) then make(key, generation) end
-  if offset < tonumber(redis.call('HGET', key, 'offset') or 0) then return 0 end
-  local had = redis.call('HGET', key, user)
-  local had_offset, had_change = -1, 0
+  local folded, had = unpack(redis.call('HMGET', key, 'offset', user))
+  local words, change = {next_offset, folded_likes}, 0
   if had then
-    had_offset, had_change = parse(had)
+    words = parse(had)
+    change = change_of(words)
+  elseif tonumber(offset) < math.max(tonumber(folded or 0), tonumber(next_offset)) then
+    return 0
+  elseif folded and tonumber(next_offset) < tonumber(folded) then
+    return -1
   elseif redis.call('HLEN', key) >= FIELDS + PENDING_MAX then
     return 0
   end
-  if had_offset >= offset then return 0 end
-  redis.call('HSET', key, user, string.format('%.0f %d', offset, change))
-  redis.call('HINCRBY', key, 'pending', change - had_change)
+  insert(words, offset, likes)
+  if folded then forget_below(words, folded) end
+  if #words > 2 then
+    redis.call('HSET', key, user, table.concat(words, ' '))
+  else
+    redis.call('HDEL', key, user)
+  end
+  redis.call('HINCRBY', key, 'pending', change_of(words) - change)
   return 1
 end
 

@@ -22,7 +22,7 @@ from infra.counts import TweetCounts
 from infra.errors import NotFound, Superseded
 from infra.health import State
 from infra.kafka import producer_config
-from infra.reactions import Reaction, ReactionType, encode_reaction
+from infra.reactions import Reaction, ReactionType, encode_reaction, reactions_partition
 from infra.settings import Settings
 from infra.topics import REACTIONS
 from producers.publish import NewTweet, Publisher, need_all
@@ -30,6 +30,7 @@ from streams import fold as folding
 from streams.counters import Counters
 from streams.fold import Batch, Folded, FoldState, fold, read_state, read_touched
 from streams.fold_start import begin, read_logs
+from streams.folded_nodes import FoldedNodes
 from tests.counting import (
     check_counts,
     counting,
@@ -85,6 +86,28 @@ def test_a_like_is_in_the_log_and_shown_when_the_call_returns_and_in_the_databas
         wait_until_counted_reactions(stores, settings)
     check_counts(stores, {tweet: TweetCounts()})
     assert likes(stores.engine) == set()
+
+
+def test_a_like_that_a_fold_overtakes_between_look_and_call_is_shown_once(
+    publisher: Publisher, stores: Stores, state: FoldState, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second like of one user sees that he has none, and the first one is folded before the second is shown."""
+    author, fan = make_users(2)
+    tweet = publisher.post(NewTweet(author, "hello")).id
+    partition, nodes = reactions_partition(tweet), FoldedNodes(stores.brief)
+    nodes.tell(state.fold, state.fold, {})
+    stores.counts.read([tweet])
+    publisher.like(fan, tweet)
+    second = publisher.liking.begin(ReactionType.LIKED, fan, tweet)
+    placed = second.placed.result(20)
+
+    batch = Batch({(tweet, fan): True}, next_offsets={(REACTIONS.name, partition): placed.offset})
+    folded = fold_words(stores, state, batch)
+    nodes.tell(state.fold, folded.state.fold, folded.counts)
+    publisher.liking.show(second, placed)
+
+    assert row(stores.engine, tweet) == TweetCounts(1)
+    assert stores.counts.read([tweet]) == {tweet: TweetCounts(1)}
 
 
 def wait_until_counted_reactions(stores: Stores, settings: Settings) -> None:
