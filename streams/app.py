@@ -318,7 +318,7 @@ class DeliverWork:
         if strays := [one for one in partitions_of(received.records) if one != message.partition]:
             raise Undecodable(
                 f"it names timelines of partition {', '.join(map(str, strays))} and came in {message.partition}: a "
-                "message of ours is in its timelines' one partition; `fanfold dlq redrive` sends it there, if they have one"
+                "message of ours is where its timelines are; `fanfold dlq redrive` sends it there, if that is one place"
             )
         return received
 
