@@ -88,26 +88,27 @@ def test_a_like_is_in_the_log_and_shown_when_the_call_returns_and_in_the_databas
     assert likes(stores.engine) == set()
 
 
-def test_a_like_that_a_fold_overtakes_between_look_and_call_is_shown_once(
-    publisher: Publisher, stores: Stores, state: FoldState, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("second", [ReactionType.LIKED, ReactionType.UNLIKED])
+def test_a_word_that_a_fold_overtakes_between_look_and_call_is_shown_as_what_it_changes(
+    publisher: Publisher, stores: Stores, state: FoldState, make_users: MakeUsers, second: ReactionType
 ) -> None:
-    """A second like of one user sees that he has none, and the first one is folded before the second is shown."""
+    """A user's second word sees that he has no like, and his first one is folded before the second is shown."""
     author, fan = make_users(2)
     tweet = publisher.post(NewTweet(author, "hello")).id
     partition, nodes = reactions_partition(tweet), FoldedNodes(stores.brief)
     nodes.tell(state.fold, state.fold, {})
     stores.counts.read([tweet])
     publisher.like(fan, tweet)
-    second = publisher.liking.begin(ReactionType.LIKED, fan, tweet)
-    placed = second.placed.result(20)
+    said = publisher.liking.begin(second, fan, tweet)
+    placed = said.placed.result(20)
 
     batch = Batch({(tweet, fan): True}, next_offsets={(REACTIONS.name, partition): placed.offset})
     folded = fold_words(stores, state, batch)
     nodes.tell(state.fold, folded.state.fold, folded.counts)
-    publisher.liking.show(second, placed)
+    publisher.liking.show(said, placed)
 
     assert row(stores.engine, tweet) == TweetCounts(1)
-    assert stores.counts.read([tweet]) == {tweet: TweetCounts(1)}
+    assert stores.counts.read([tweet]) == {tweet: TweetCounts(int(second is ReactionType.LIKED))}
 
 
 def wait_until_counted_reactions(stores: Stores, settings: Settings) -> None:
