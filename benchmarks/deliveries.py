@@ -4,6 +4,7 @@ Two forms: `backlog` (the activity log is written before the clock starts) and `
 commit). Input: a warm state. Output: figures beside limits measured in the same run; without a clean audit, none.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ POLL_MIN_S = 0.01
 POLL_MAX_S = 0.5
 LIMIT_TWEETS = 5_000  # a million and a half deliveries show a rate that does not change
 PLAIN_TWEETS = 1_000  # the comparison is slow
+APPENDS = re.compile(r"^cmdstat_rpushx?:calls=(\d+)", re.MULTILINE)
 
 
 class Form(StrEnum):
@@ -89,7 +91,7 @@ class DeliveriesBench:
         self._watcher.step(f"{form}, run {number} of {self._options.runs}: {self._options.tweets:,} tweets")
         authors = audience.some_authors(self._options.tweets, self._rng)
         counted = (0.0, 0.0) if form is Form.BACKLOG else self._counted()  # a backlog's workers are new
-        before, held = delivered(self._stores.clusters).deliveries, self._incarnations()
+        before, held, appends = delivered(self._stores.clusters).deliveries, self._incarnations(), self._appends()
         wanted = before + sum(len(audience.of(author)) for author in authors)
         began_s = self._backlog(authors) if form is Form.BACKLOG else self._live(authors)
         self._wait_for(wanted, before, held)
@@ -97,9 +99,9 @@ class DeliveriesBench:
         after = delivered(self._stores.clusters)
         taken, out_of_order = (now - then for now, then in zip(self._counted(), counted, strict=True))
         wait_until_applied(self._stores.engine, self._settings.kafka_bootstrap, APPLIED_LIMIT_S)
-        deliveries = after.deliveries - before
+        deliveries, appends = after.deliveries - before, self._appends() - appends
         self._watcher.done(f"{deliveries:,} deliveries in {seconds:.1f} s: {deliveries / seconds:,.0f} a second")
-        return partial(Run, deliveries, seconds, after.copies, out_of_order / taken if taken else 0.0)
+        return partial(Run, deliveries, seconds, after.copies, out_of_order / taken if taken else 0.0, appends)
 
     def _backlog(self, authors: Sequence[int]) -> float:
         """Everything is in the activity log before a worker runs. The clock starts when the first one is ready."""
@@ -144,6 +146,12 @@ class DeliveriesBench:
         totals = read_totals([address for address in addresses if address])
         return totals.get("fanfold_deliveries_total", 0.0), totals.get("fanfold_out_of_order_total", 0.0)
 
+    def _appends(self) -> int:
+        """Commands that appended to a list, on all nodes so far; each takes all that a call has for its list."""
+        nodes = (self._stores.clusters.node(name) for name in self._stores.clusters.shard_map.nodes)
+        said = (node.command("INFO", "commandstats").decode() for node in nodes)
+        return sum(int(calls) for text in said for calls in APPENDS.findall(text))
+
     def _audit(self) -> AuditResult:
         self._watcher.step(f"comparing {3 * self._options.shape.timelines:,} timelines with the database")
         return audit(self._stores.engine, self._stores.timelines, complete=True, progress=self._watcher.counted)
@@ -151,6 +159,9 @@ class DeliveriesBench:
     def _limits(self, stack: Stack, audience: Audience) -> dict[str, list[float]]:
         """In the state that the runs left: the audits are done, so these insertions need not be in the database."""
         clusters, length = self._stores.clusters, self._stores.timelines.live.timeline_entries
+        if not self._all_serve():
+            self._watcher.step("a node was emptied during the comparison, and is filled again")
+            _wait(self._all_serve)
         stack.stop_part("coordinator")  # it would rebuild lists that the copies do not have alike for a moment
         load_limit(clusters)
         snowflakes = Snowflakes(0, lambda: time.time_ns() // 1_000_000)
@@ -166,6 +177,10 @@ class DeliveriesBench:
         found["plain"] = [measure_plain(clusters, chunks, length)]
         self._watcher.done(f"{found['plain'][0]:,.0f} a second")
         return found
+
+    def _all_serve(self) -> bool:
+        """Whether all lists are there, since the limits' Functions append to those only."""
+        return self._stores.clusters.shard_map.copies.all_serving
 
     def _chunks(self, audience: Audience, snowflakes: Snowflakes, tweets: int) -> list[Chunk]:
         authors = audience.some_authors(tweets, self._rng)

@@ -19,12 +19,18 @@ class Run:
     seconds: float
     copies: int
     out_of_order_share: float
+    appends: int
     audit: AuditResult
 
     @property
     def per_s(self) -> float:
         """Deliveries a second."""
         return self.deliveries / self.seconds
+
+    @property
+    def per_append(self) -> float:
+        """How many entries a list got at a time; those of the limits get one."""
+        return self.copies * self.deliveries / self.appends if self.appends else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class DeliveriesReport:
             "copies": min(run.copies for run in runs),
             "deliveries": sum(run.deliveries for run in runs),
             "out_of_order_share": round(median(run.out_of_order_share for run in runs), 4),
+            "entries_per_append": round(median(run.per_append for run in runs), 3),
             "runs": len(runs),
             "audit": asdict(sum((run.audit.total for run in runs), Counts())),
         }
@@ -95,7 +102,8 @@ def print_deliveries(report: DeliveriesReport) -> None:
         ratio = "" if one["ratio"] is None else f", {one['ratio']:.2f} of the limit"
         console.print(
             f"  {form:<12} {one['deliveries_per_s']:,} deliveries a second in {one['copies']} clusters "
-            f"({one['deliveries_per_s_min']:,} to {one['deliveries_per_s_max']:,}){ratio}"
+            f"({one['deliveries_per_s_min']:,} to {one['deliveries_per_s_max']:,}){ratio}; "
+            f"{one['entries_per_append']:.2f} entries an append"
         )
     for name, rates in found["limits"].items():
         console.print(f"  {name.replace('_', ' '):<12} {rates['median']:,} ({rates['min']:,} to {rates['max']:,})")

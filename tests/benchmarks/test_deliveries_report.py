@@ -13,7 +13,7 @@ from infra.errors import CheckFailed
 
 def run(deliveries: int, seconds: float, missing: int = 0, copies: int = 3) -> Run:
     counts = {cluster: Counts(timelines=10, entries=100, missing=missing) for cluster in "abc"}
-    return Run(deliveries, seconds, copies, 0.05, AuditResult(10, counts, (), complete=True))
+    return Run(deliveries, seconds, copies, 0.05, 100, AuditResult(10, counts, (), complete=True))
 
 
 def report(backlog: Sequence[Run], limits: dict[str, list[float]]) -> DeliveriesReport:
@@ -28,6 +28,7 @@ def test_the_top_level_is_the_backlogs_median_beside_the_limits_median() -> None
     assert (found["deliveries_per_s"], found["deliveries_per_s_min"], found["deliveries_per_s_max"]) == (250, 100, 500)
     assert (found["limit_per_s"], found["blind_limit_per_s"], found["ratio"]) == (200, 400, 1.25)
     assert (found["copies"], found["workers"], found["deliveries"]) == (3, 1, 3_000)
+    assert (found["entries_per_append"], found["live"]["entries_per_append"]) == (30.0, 15.0)
     assert found["live"]["deliveries_per_s"] == 500
     assert found["audit"]["timelines"] == 90
 
