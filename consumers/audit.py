@@ -14,7 +14,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from consumers.audit_compare import Expected, agrees, compare, limit_for, state_of, text_of
-from consumers.audit_pauses import LOOK_AGAIN_AFTER_S, Pauses
+from consumers.audit_pauses import DUMP_USERS, LOOK_AGAIN_AFTER_S, Pauses
 from consumers.audit_report import (
     DIFFERENCES_SAID_MAX,
     AuditResult,
@@ -42,9 +42,6 @@ from infra.timelines import Kind, Timelines
 
 BATCH_USERS = 1_000  # full timelines of a batch are 17 MB of text for the database and each cluster
 BATCHES_AHEAD = 2  # read while one is compared: three batches in memory at most
-# Of one call: a node's half of them are 22,000 entries at most, some 6 ms of its time. With 200 the nodes of a busy
-# machine did not answer others within their 0.5 to 1 s, again and again, and one was marked down.
-DUMP_USERS = 50
 
 Progress = Callable[[int, int], None]  # users done, users in all
 Pause = Callable[[float], None]

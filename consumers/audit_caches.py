@@ -16,11 +16,12 @@ import numpy as np
 import sqlalchemy as sa
 
 from consumers.audit_compare import compare, limit_for
-from consumers.audit_pauses import LOOK_AGAIN_AFTER_S, Pauses
+from consumers.audit_pauses import DUMP_USERS, LOOK_AGAIN_AFTER_S, Pauses
 from consumers.audit_report import DIFFERENCES_SAID_MAX, State
 from consumers.audit_truth import Stored, read_bodies, read_celebrities, read_own, read_own_floors
 from infra import redis_keys
 from infra.redis_clusters import RedisClusters
+from infra.redis_node import RedisNode
 from infra.shard_map import CLUSTERS
 from infra.slots import slots_of
 from infra.timelines import Kind, Timelines
@@ -92,7 +93,7 @@ class _CacheAuditor:
         """Looks at one part in all clusters."""
         counts = self.counts[part] = Counter({"held": 0, "wrong": 0})
         for cluster in CLUSTERS:
-            ids = self.pauses.answered(partial(held_ids, self.timelines.clusters, cluster, prefix))
+            ids = held_ids(self.timelines.clusters, cluster, prefix, self.pauses)
             if self.sample is not None:
                 ids = sorted(random.sample(ids, min(self.sample, len(ids))))
             for start in range(0, len(ids), BATCH_KEYS):
@@ -116,7 +117,10 @@ class _CacheAuditor:
 
     def _wrong_user_timelines(self, cluster: str, users: Sequence[int], counts: "Counter[str]") -> Wrong:
         length = self.timelines.live.timeline_entries
-        lists = self.pauses.answered(partial(self.timelines.dump, cluster, Kind.USER, users))
+        lists: dict[int, list[bytes]] = {}
+        for at in range(0, len(users), DUMP_USERS):
+            dump = partial(self.timelines.dump, cluster, Kind.USER, users[at : at + DUMP_USERS])
+            lists |= self.pauses.answered(dump)
         longest = max(map(len, lists.values()))
         expected = read_own(self.engine, users, max(limit_for(length), longest + 1))
         floors = read_own_floors(self.engine, users, length)
@@ -184,7 +188,7 @@ def body_in_words(data: bytes, truth: Stored | None) -> str:
     return "" if decode_body(data) == truth.body else "the body is another one than the database has"
 
 
-def held_ids(clusters: RedisClusters, cluster: str, prefix: bytes) -> list[int]:
+def held_ids(clusters: RedisClusters, cluster: str, prefix: bytes, pauses: Pauses) -> list[int]:
     """The ids whose keys of this kind the nodes of a cluster hold, without what is left of an earlier
     placement, and without copies that are down: nobody reads them."""
     shard_map = clusters.shard_map
@@ -192,17 +196,18 @@ def held_ids(clusters: RedisClusters, cluster: str, prefix: bytes) -> list[int]:
     for index, name in enumerate(shard_map.nodes_of(cluster)):
         if name in shard_map.down_nodes:
             continue
-        ids = np.array(sorted(_scanned(clusters, name, prefix)), dtype=np.uint64)
+        ids = np.array(sorted(_scanned(clusters.node(name), prefix, pauses)), dtype=np.uint64)
         found += ids[shard_map.node_indexes(cluster)[slots_of(ids)] == index].tolist()
     return sorted(one for part in shard_map.readable_by_node(cluster, found).values() for one in part)
 
 
-def _scanned(clusters: RedisClusters, name: str, prefix: bytes) -> set[int]:
+def _scanned(node: RedisNode, prefix: bytes, pauses: Pauses) -> set[int]:
     """A scan may bring a key twice."""
     found: set[int] = set()
     cursor: bytes | int = 0
     while True:
-        cursor, keys = clusters.node(name).command("SCAN", cursor, "MATCH", prefix + b"*", "COUNT", SCAN_KEYS)
+        scan = partial(node.command, "SCAN", cursor, "MATCH", prefix + b"*", "COUNT", SCAN_KEYS)
+        cursor, keys = pauses.answered(scan)
         found.update(redis_keys.id_of(key) for key in keys if len(key) == redis_keys.KEY_BYTES)
         if int(cursor) == 0:
             return found

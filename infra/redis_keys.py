@@ -13,7 +13,7 @@ b:<8 bytes>    string  about 1.5 kB       30 days             readers, publish (
 r:<16 bytes>   string  16 digits          2 s at most         HTTP API (rate limits)
 k              hash    3 fields           none                counters
 k:<8 bytes>    hash    7 fields, 1,000    1 hour              counters, readers, publish (likes)
-                       likes that wait
+                       users' words
 
 <8 bytes> is an id, big-endian: a page of keys is a run of 10-byte keys. <16 bytes> are
 the beginning of a hash. lua/timelines.lua, lua/rate_limits.lua and lua/counts.lua open with the same table. A new
@@ -33,6 +33,7 @@ CELEBRITIES = b"f:"
 BODY = b"b:"
 COUNTS = b"k:"
 NODE = b"n"
+COUNTS_NODE = b"k"
 BUCKET = b"r:"
 BUCKET_HASH_BYTES = 16  # two of a billion clients share a bucket with a chance of 10^-21
 KEY_BYTES = 10

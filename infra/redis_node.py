@@ -5,7 +5,7 @@ A call that timed out may still run later; whoever calls numbers its calls or ho
 
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -19,10 +19,7 @@ from infra.breaker import PROBE_TIMEOUT_S, Breaker
 from infra.errors import FanfoldError, Fenced, RedisAddressWrong, RedisFull, RedisRefused, RedisUnavailable, Superseded
 from infra.hiding import hide_secrets
 from infra.late_replies import LATE_MAX, LateReplies
-from infra.redis_keys import NODE
-
-TIMELINES = "timelines.lua"
-LIBRARIES = (TIMELINES, "rate_limits.lua", "counts.lua")
+from infra.redis_keys import COUNTS_NODE, NODE
 
 # Of calls that deliveries and readers wait for. A bounded call takes under 0.1 s, adaptively under 0.5 s, and may stand
 # behind another one. Longer, and a node that hangs holds everybody up for longer; shorter, and a busy machine looks
@@ -41,6 +38,15 @@ NOT_NOW = ("BUSY", "Function not found", "ERR Function not found")
 NOT_NOW_ERRORS = (redis.exceptions.MasterDownError, redis.exceptions.ReadOnlyError)
 
 Argument = bytes | str | int | float
+
+# Each library, and what a node forgets when another version was there, which may have written what this one does not
+# know: that its marks have all that it holds (lua/timelines.lua), or that its counts are of this placement
+# (lua/counts.lua).
+LIBRARIES: Mapping[str, tuple[Argument, ...]] = {
+    "timelines.lua": ("HDEL", NODE, "built"),
+    "rate_limits.lua": (),
+    "counts.lua": ("HDEL", COUNTS_NODE, "epoch"),
+}
 
 
 class RedisNode:
@@ -206,14 +212,13 @@ class RedisNode:
         return answers
 
     def load_functions(self) -> None:
-        """Loads our libraries where they differ from what is there. What another one wrote is in no mark (see
-        lua/timelines.lua), so the node forgets what it knows of that."""
+        """Loads our libraries where they differ from what is there; before it, the node forgets what they go by."""
         there = [part for library in self.command("FUNCTION", "LIST", "WITHCODE") for part in library]
-        codes = [files("infra.lua").joinpath(name).read_bytes() for name in LIBRARIES]
-        lacking = [code for code in codes if code not in there]
-        forgetting = [("HDEL", NODE, "built")] if codes[LIBRARIES.index(TIMELINES)] in lacking else []
-        if lacking:
-            self.commands([*forgetting, *(("FUNCTION", "LOAD", "REPLACE", code) for code in lacking)])
+        for name, forget in LIBRARIES.items():
+            code = files("infra.lua").joinpath(name).read_bytes()
+            if code not in there:
+                load = ("FUNCTION", "LOAD", "REPLACE", code)
+                self.commands([forget, load] if forget else [load])
 
     def close(self) -> None:
         """Closes every connection."""

@@ -7,6 +7,7 @@ which folds it into the database.
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -20,7 +21,6 @@ from infra.topics import REACTIONS
 from producers.rules import check_id
 
 BATCH_LIKES_MAX = 500  # of a user who is erased: one wait for the broker
-LOOKS_MAX = 3  # at what the database has of a user, while folds overtake them; after the last, the next fold shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,10 @@ class Liking:
     def show(self, said: Said, placed: Placed) -> None:
         """Shows it in the clusters that answer. What ends before, or finds no database, leaves a like that counts and
         is not shown before its fold."""
-        folded = said.folded
-        for _ in range(LOOKS_MAX - 1):
-            if self._counts.bump(said.reaction, placed, folded):
-                return
-            try:
+        if not self._counts.bump(said.reaction, placed, said.folded):
+            with suppress(DatabaseUnavailable):
                 folded = self._look(said.reaction.user_id, said.reaction.tweet_id).folded
-            except DatabaseUnavailable:
-                return
-        self._counts.bump(said.reaction, placed, folded)
+                self._counts.bump(said.reaction, placed, folded)  # overtaken once more, its own fold shows it soon
 
     def _look(self, user_id: int, tweet_id: int) -> Facts:
         asked = {

@@ -70,12 +70,13 @@ local function drop_folded(key, next_offset)
   for at = 1, #fields, 2 do
     if string.byte(fields[at]) == 117 then  -- u
       local words = parse(fields[at + 1])
+      local size = #words
       forget_below(words, next_offset)
-      if #words > 2 then
-        redis.call('HSET', key, fields[at], table.concat(words, ' '))
-        pending = pending + change_of(words)
-      else
+      pending = pending + change_of(words)
+      if #words == 2 then
         redis.call('HDEL', key, fields[at])
+      elseif #words < size then
+        redis.call('HSET', key, fields[at], table.concat(words, ' '))
       end
     end
   end
@@ -136,12 +137,12 @@ end
 -- counts_bump: key, user, a word's offset, 1 for a like and 0 for an unlike; what the database has of the user, in the
 -- same way, and everything below which offset was folded then. Returns 1 when it is kept, 0 when it is folded already or
 -- of one user too many, and -1 when the node knows of a later fold than that look at the database saw: that fold may have
--- changed what it saw.
+-- changed what it saw. A key that has no numbers takes every look: what it shows too much is gone with the word's fold.
 local function counts_bump(_, args)
   local key, user = args[1], 'u' .. args[2]
   local offset, likes, folded_likes, next_offset = unpack(args, 3, 6)
   local generation = redis.call('HGET', NODE, 'generation')
-  if not generation then return 0 end
+  if not generation or not next_offset then return 0 end  -- what older versions call goes without
   if not is_of(key, generation) then make(key, generation) end
   local folded, had = unpack(redis.call('HMGET', key, 'offset', user))
   local words, change = {next_offset, folded_likes}, 0
@@ -177,12 +178,12 @@ local function counts_fold(_, args)
     if tonumber(epoch) < tonumber(node[1]) or fold < tonumber(node[2]) then return -1 end
     if node[1] == epoch and before <= tonumber(node[2]) then missed = 0 end
   end
-  redis.call('HSET', NODE, 'epoch', epoch, 'fold', fold)
   local generation = tostring(redis.call('HINCRBY', NODE, 'generation', missed))
   for at = 4, #args, 5 do
     local key, likes, retweets, replies, next_offset = unpack(args, at, at + 4)
     if is_of(key, generation) then take(key, fold, likes, retweets, replies, next_offset) end
   end
+  redis.call('HSET', NODE, 'epoch', epoch, 'fold', fold)  -- last: a fold of which something failed was missed
   return missed
 end
 

@@ -1,5 +1,6 @@
 """The audit of what is held beside home timelines, on real servers: clean when all is right, and red for each fault."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 
 from consumers import audit_caches as audited
 from consumers.audit_caches import CacheResult, audit_caches, held_ids
-from consumers.audit_pauses import LOOK_AGAIN_AFTER_S, LOOKS_MAX_S
+from consumers.audit_pauses import LOOK_AGAIN_AFTER_S, LOOKS_MAX_S, Pauses
 from consumers.read_timeline import TimelineReader
 from infra import redis_keys
 from infra.composition import Stores
@@ -129,7 +130,7 @@ def test_what_is_under_a_token_or_left_of_an_earlier_placement_does_not_count(he
     assert result.wrong == 0
     assert result.parts["user_timelines"]["held"] == 5
     assert result.parts["celebrity_sets"]["held"] == 2
-    assert held_ids(clusters, "a", redis_keys.USER) == sorted([held.reader, held.star])
+    assert held_ids(clusters, "a", redis_keys.USER, Pauses(time.sleep)) == sorted([held.reader, held.star])
 
 
 def test_a_sample_looks_at_some_of_each_kind(held: Held) -> None:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from infra import redis_keys
 from infra.composition import Stores
 from infra.counts import Counts, FoldedCounts, FoldedLike, TweetCounts, decode_counts
+from infra.errors import FanfoldError
 from infra.reaction_log import Placed
 from infra.reactions import Reaction, ReactionType, reactions_partition
 from infra.redis_clusters import RedisClusters
@@ -214,6 +216,30 @@ def test_a_word_that_comes_after_its_fold_mends_what_the_next_one_counts_from(no
     node.fold(7, 8, TweetCounts(6, 0, 0), offset=11)
     assert node.bump(1, 10, True, FoldedLike(False, 10)) == 1
     assert node.shown == TweetCounts(6, 0, 0)
+
+
+def test_counts_that_another_version_of_the_library_has_kept_are_forgotten_with_the_next_fold(node: Node) -> None:
+    """The version before kept "<offset> <change>", and its callers give four arguments."""
+    node.fill(7, TweetCounts(6, 0, 0), offset=10)
+    key = redis_keys.counts(TWEET)
+    node.node.command("HSET", key, "u1", "10 -1", "pending", -1)
+    assert node.node.call("counts_bump", key, 2, 11, 1) == 0
+    assert node.shown == TweetCounts(5, 0, 0)
+
+    code = files("infra.lua").joinpath("counts.lua").read_text(encoding="utf-8")
+    node.node.command("FUNCTION", "LOAD", "REPLACE", code + "-- of another version")
+    node.node.load_functions()
+    assert node.fold(7, 7) == 1
+    assert node.shown is None
+
+
+def test_a_fold_of_which_something_failed_counts_as_missed(node: Node) -> None:
+    node.fill(7, TweetCounts(6, 0, 0), offset=10)
+    node.node.command("HSET", redis_keys.counts(TWEET), "u1", "damaged", "pending", 1)
+    with pytest.raises(FanfoldError):
+        node.fold(7, 8, TweetCounts(7, 0, 0), offset=11)
+    assert node.fold(8, 8) == 1
+    assert node.shown is None
 
 
 def test_who_changes_his_mind_again_and_again_is_bounded_and_shown_by_his_last_words(node: Node) -> None:

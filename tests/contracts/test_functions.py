@@ -335,7 +335,7 @@ def test_equal_libraries_stay_and_a_changed_one_makes_the_node_forget_what_it_kn
     assert code.encode() in library
 
 
-def test_a_change_of_another_library_makes_it_forget_nothing(knowing: Node) -> None:
+def test_a_change_of_another_library_makes_it_forget_nothing_of_its_timelines(knowing: Node) -> None:
     code = files("infra.lua").joinpath("counts.lua").read_text(encoding="utf-8")
     knowing.redis.command("FUNCTION", "LOAD", "REPLACE", code + "-- of another version")
 

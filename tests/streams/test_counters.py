@@ -10,7 +10,6 @@ from infra.reactions import Reaction, ReactionType, encode_reaction
 from infra.shard_map import make_shard_map
 from infra.slots import slot_of
 from infra.topics import ACTIVITY, MESSAGE_BYTES_MAX, REACTIONS
-from producers.liking import change_of
 from streams.counters import ahead, gather
 from streams.fold import Batch, FoldState
 from streams.folded_logs import Positions
@@ -92,15 +91,6 @@ def test_a_reaction_that_cannot_be_read_is_a_dead_letter_and_an_event_is_not_our
 def test_only_what_was_read_beyond_the_last_fold_is_stored() -> None:
     places = {(REACTIONS.name, 0): 7, (ACTIVITY.name, 0): 4, (ACTIVITY.name, 1): 0}
     assert ahead(places | {(ACTIVITY.name, 1): 2}, FoldState(1, places, {})) == {(ACTIVITY.name, 1): 2}
-
-
-@pytest.mark.parametrize(
-    ("kind", "likes", "change"), [(LIKED, False, 1), (LIKED, True, 0), (UNLIKED, False, 0), (UNLIKED, True, -1)]
-)
-def test_a_word_changes_what_is_folded_only_when_it_says_something_else(
-    kind: ReactionType, likes: bool, change: int
-) -> None:
-    assert change_of(kind, likes) == change
 
 
 def test_every_node_is_told_and_each_tweet_goes_to_one_node_of_each_cluster() -> None:
