@@ -400,14 +400,14 @@ end
 
 -- Writing in the order of the log -----------------------------------------------------------------------------------
 
--- A D, N or V record: see apply. After a redelivery some of the ids were counted before. Nearly every list gets one id that is
+-- A D, N or V record: see apply. After a redelivery some of the ids were counted before. Nearly every list gets ids that are
 -- newer than all it has: that case is written out here, without a table or a further call for each list. What is above
--- `mark` is newer without a look.
+-- `mark` is newer without a look; `several` are one list's ids, in a table for all lists.
 local function insert_groups(ids, mark, offset, applied, page, extra, length, count, sent_again)
   local call, pcall, byte, sub = redis.call, redis.pcall, string.byte, string.sub
   local lists, size_max = #page / KEY_BYTES, length + 1 + TRIM_SLACK
   local is_home, all_new = byte(page) == HOME, offset > applied
-  local places_at, offsets_at = 2 * lists + 1, #extra - 4 * #ids
+  local places_at, offsets_at, several = 2 * lists + 1, #extra - 4 * #ids, {}
   local function is_new(place)
     local a, b, c, d = byte(extra, offsets_at + 4 * place + 1, offsets_at + 4 * place + 4)
     return offset + ((a * 256 + b) * 256 + c) * 256 + d > applied
@@ -417,7 +417,18 @@ local function insert_groups(ids, mark, offset, applied, page, extra, length, co
     local high, low, place_high, place_low = byte(extra, 2 * list - 1), byte(extra, 2 * list), byte(extra, places_at, places_at + 1)
     local wanted, place, out_of_order = high * 256 + low, place_high * 256 + place_low, nil
     local id = ids[place + 1]
-    local size, tail = wanted == 1 and is_home and id > mark and pcall('RPUSHX', key, id), nil
+    local size, tail
+    if is_home and id > mark and wanted <= PUSH_MAX then
+      if wanted == 1 then
+        size = pcall('RPUSHX', key, id)
+      else
+        for i = 1, wanted do
+          place_high, place_low = byte(extra, places_at + 2 * i - 2, places_at + 2 * i - 1)
+          several[i] = ids[place_high * 256 + place_low + 1]
+        end
+        size = pcall('RPUSHX', key, unpack(several, 1, wanted))
+      end
+    end
     if type(size) ~= 'number' then
       tail = wanted == 1 and pcall('LINDEX', key, TAIL)
       size = type(tail) == 'string' and id > tail and call('RPUSH', key, id)

@@ -203,6 +203,23 @@ def test_what_is_newer_than_all_that_the_node_holds_is_appended_without_a_look(k
     assert knowing.listed(HOME) == [0, 1, 3, 5]
 
 
+def test_several_are_appended_so_too_each_list_its_own(knowing: Node) -> None:
+    second, absent = redis_keys.home_timeline(2), redis_keys.home_timeline(3)
+    knowing.make(HOME, [1, 3])
+    knowing.make(second, list(range(4, LENGTH)))
+    knowing.looks()
+
+    first = {HOME: [101, 103, 104], second: [102, 103], absent: [101, 104]}
+    assert knowing.apply(grouped("D", first, 8), last=8)[:3] == [5, 2, 0]
+    assert knowing.looks() == 0
+    newest = list(range(200, 200 + LENGTH))
+    assert knowing.apply(grouped("D", {second: newest, HOME: [205]}, 9), last=9)[:3] == [LENGTH + 1, 0, 0]
+
+    assert knowing.listed(HOME) == [0, 1, 3, 101, 103, 104, 205]
+    assert knowing.listed(second) == [103, *newest]
+    assert knowing.redis.command("EXISTS", absent) == 0
+
+
 def test_what_was_inserted_into_another_list_of_the_partition_counts_for_all_of_them(knowing: Node) -> None:
     other = redis_keys.home_timeline(2)
     knowing.make(HOME, [])

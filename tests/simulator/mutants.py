@@ -166,7 +166,7 @@ MUTANTS = (
     Mutant(
         "append without a look at the marks",
         "anything",
-        [("wanted == 1 and is_home and id > mark and pcall(", "wanted == 1 and is_home and pcall(")],
+        [("if is_home and id > mark and wanted <= PUSH_MAX then", "if is_home and wanted <= PUSH_MAX then")],
     ),
     Mutant("a rebuild raises no mark", "rebuilds", [("  raise_built_mark(key, values[#values])\n", "")]),
     Mutant("floor ignored", "posts", [("if floor and not is_token(floor) then", "if false then")]),
