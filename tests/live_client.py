@@ -78,7 +78,10 @@ class LiveClient:
     def _read(self) -> None:
         try:
             with self._socket.makefile("rb") as file:
-                self.status = int(file.readline().split()[1])
+                first = file.readline()
+                if not first:
+                    raise ConnectionResetError("the server ended before it answered")
+                self.status = int(first.split()[1])
                 while line := file.readline().strip():
                     name, _, value = line.decode().partition(": ")
                     self.headers[name.lower()] = value

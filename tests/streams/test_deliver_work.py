@@ -40,10 +40,10 @@ def test_records_for_timelines_of_their_partition_are_taken(partition: int) -> N
 
 
 def test_a_message_in_a_partition_that_is_not_its_timelines_is_undecodable() -> None:
-    with pytest.raises(Undecodable, match=r"names timelines of partition 3, and came in 2: .*`fanfold dlq redrive`"):
+    with pytest.raises(Undecodable, match=r"names timelines of partition 3 and came in 2: .*`fanfold dlq redrive`"):
         read(2, record(3))
 
 
 def test_one_timeline_of_another_partition_among_many_records_is_enough() -> None:
-    with pytest.raises(Undecodable, match="names timelines of partition 0, 3, and came in 2:"):
+    with pytest.raises(Undecodable, match="names timelines of partition 0, 3 and came in 2:"):
         read(2, record(2), record(2, 3), record(0))
