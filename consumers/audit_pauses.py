@@ -13,8 +13,8 @@ from infra.retry import Backoff, retried
 
 LOOK_AGAIN_AFTER_S = (0.0, 0.5, 2.0)  # at what differs: an event in flight arrives meanwhile, a rebuild ends
 LOOKS_MAX_S = 30.0  # of one part of an audit: with very many differences they count without more waiting
-# Of one call: a node's half of them are 22,000 entries at most, some 6 ms of its time. With 200 the nodes of a busy
-# machine did not answer others within their 0.5 to 1 s, again and again, and one was marked down.
+# Of one call to a cluster: some 43,000 entries at most. With 200 the nodes of a busy machine did not answer others
+# within their 0.5 to 1 s, again and again, and one was marked down.
 DUMP_USERS = 50
 # An audit of millions of timelines takes most of an hour; a machine that stands still for a moment should not end it.
 ASKS_MAX = 4
