@@ -364,9 +364,10 @@ class Coordinator:
 
     def _old_slots(self, name: str, shard_map: ShardMap, moving: Batch) -> list[int]:
         """The slots that are down in a node's hands and are not about to leave it."""
-        leaving = set(moving.of(name[0]))
-        down = (slot for slot in shard_map.slots_on(name) if shard_map.copies.of(name[0], slot) is CopyState.DOWN)
-        return [slot for slot in down if slot not in leaving]
+        states, leaving = shard_map.copies.states[name[0]], set(moving.of(name[0]))
+        if CopyState.DOWN not in states:
+            return []
+        return [slot for slot in shard_map.slots_on(name) if states[slot] == CopyState.DOWN and slot not in leaving]
 
     def _fill(self, known: Known, name: str, slots: list[int]) -> None:
         """Slots that came to a node, or stay after all: what it had of them is old."""

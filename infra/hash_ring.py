@@ -30,9 +30,15 @@ def place_slots(weights: Mapping[str, int]) -> tuple[str, ...]:
     Raises `ValueError` when there is no node, or a weight is not a whole number from 1 to `WEIGHT_MAX`.
     """
     room = room_of(weights)
-    names = sorted(weights)
+    return _placed(tuple((name, weights[name], room[name]) for name in sorted(weights)))
+
+
+@lru_cache(maxsize=16)  # the coordinator asks every half second, and hardly ever for other nodes
+def _placed(nodes: tuple[tuple[str, int, int], ...]) -> tuple[str, ...]:
+    """Of nodes by name, each with weight and room."""
+    names, room = [name for name, _, _ in nodes], {name: most for name, _, most in nodes}
     hashes = np.array([_hashes(name) for name in names])
-    times = np.array([_times(name) / weights[name] for name in names])
+    times = np.array([_times(name) / weight for name, weight, _ in nodes])
     by_name = np.broadcast_to(np.arange(len(names))[:, None], times.shape)
     first = np.lexsort((by_name.ravel(), hashes.ravel(), times.ravel()))  # the last key is the first that counts
     placement: list[str | None] = [None] * SLOTS

@@ -90,6 +90,10 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
         """Who this worker is to the group's coordinator; for any thread."""
         return str(self._thread._consumer._coordinator.member_id)  # noqa: SLF001
 
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing: streams/watch.py says when a partition stands still. Faust goes by statistics that are not kept, and
+        calls every busy partition stuck once a worker is five minutes old."""
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """What was read is another's now."""
         self._runs.clear()

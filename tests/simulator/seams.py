@@ -31,7 +31,6 @@ import streams.handling
 import streams.patience
 from infra.copies import Copies
 from infra.errors import KafkaUnavailable
-from infra.hash_ring import place_slots
 from infra.topics import Topic
 from streams.handling import until_done
 from tests.simulator.broker import Broker, LogEnds, Producer
@@ -61,7 +60,6 @@ def _remembered() -> list[tuple[object, str, object]]:
         (infra.shard_znodes, "decode_shard_map", decode),
         (infra.shard_maps, "decode_shard_map", decode),
         (infra.shard_maps, "replace", remembered_replace()),
-        (infra.shard_map, "place_slots", remembered(place_slots)),
         (Copies, "decode", staticmethod(remembered(Copies.decode))),
     ]
 
