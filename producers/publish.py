@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -35,12 +36,20 @@ from producers.rules import check_id, check_not_self
 from producers.snowflake import Snowflakes
 from producers.users import User
 
-__all__ = ["NewTweet", "Publisher", "Tweet", "User", "need_all", "now_ms"]
+__all__ = ["NewTweet", "Posted", "Publisher", "Tweet", "User", "need_all", "now_ms"]
 
 POSTS_AT_ONCE = 2  # transactions with the posts of many callers: one waits for the disk while the other is prepared
 POSTS_MAX = 100  # of one such transaction
+WRITES_AT_ONCE = 2  # to the caches, of what such transactions have stored: the next ones wait for none of it
 WAITING_MAX = 4  # posts that wait for an author whom another publisher has; with more of them callers wait
 ERASE_LIMIT_S = 3_600.0
+
+
+class Posted(NamedTuple):
+    """A tweet as it is stored, and whether it was just now: what a key was answered before is in the caches."""
+
+    tweet: Tweet
+    is_new: bool
 
 
 def now_ms() -> int:
@@ -74,7 +83,8 @@ class Publisher:
         self._snowflakes = snowflakes or Snowflakes(self._lease.number, clock_ms)
         self._eraser = Eraser(stores.engine, stores.bodies, stores.reactions, clock_ms)
         self.liking = Liking(stores.engine, stores.reactions, stores.counts, clock_ms)
-        self._posts: Gathering[NewTweet, Tweet] = Gathering(self._post_gathered, POSTS_MAX, POSTS_AT_ONCE, "posts")
+        self._posts: Gathering[NewTweet, Posted] = Gathering(self._post_gathered, POSTS_MAX, POSTS_AT_ONCE, "posts")
+        self._writes: Gathering[Tweet, None] = Gathering(self._write_gathered, POSTS_MAX, WRITES_AT_ONCE, "caches")
         self._waiting = ThreadPoolExecutor(WAITING_MAX, "posts-waiting")
 
     def __enter__(self) -> "Publisher":
@@ -87,6 +97,7 @@ class Publisher:
         """Ends the posts under way and gives the node number back. The stores are the caller's, and closed after it."""
         self._posts.close()
         self._waiting.shutdown(wait=True)
+        self._writes.close()
         self._lease.close()
 
     # Posting
@@ -204,9 +215,9 @@ class Publisher:
 
     # Batches
 
-    def _post_gathered(self, batch: Sequence[NewTweet]) -> Sequence[Tweet | Exception]:
+    def _post_gathered(self, batch: Sequence[NewTweet]) -> Sequence[Posted | Exception]:
         """The posts of several callers, in one transaction unless a key stands there twice."""
-        results: dict[int, Tweet | Exception] = {}
+        results: dict[int, Posted | Exception] = {}
         for part in parts_of(range(len(batch)), lambda at: authors_of(batch[at]), lambda at: name_of(batch[at])):
             try:
                 results.update(zip(part, self._post_without_waiting([batch[at] for at in part]), strict=True))
@@ -214,7 +225,7 @@ class Publisher:
                 results |= dict.fromkeys(part, error)
         return [results[at] for at in range(len(batch))]
 
-    def _post_without_waiting(self, batch: Sequence[NewTweet]) -> list[Tweet | UseError | AuthorBusy]:
+    def _post_without_waiting(self, batch: Sequence[NewTweet]) -> list[Posted | UseError | AuthorBusy]:
         """Nobody waits here for somebody else's author or original: whose is busy is told so."""
         with transaction(self._engine) as connection:
             busy = try_lock_authors(connection, [new.author_id for new in batch])
@@ -222,33 +233,41 @@ class Publisher:
             going = try_lock_originals(connection, [batch[at] for at in free])
             free = [at for at in free if batch[at].retweet_of not in going]
             done, stored = self._post_locked(connection, [batch[at] for at in free])
-        self._announce(stored)
-        results = dict(zip(free, done, strict=True))
+        if stored:
+            outbox.wake_relay(self._engine)
+        new = {tweet.id for tweet in stored}
+        posted = [Posted(one, one.id in new) if isinstance(one, Tweet) else one for one in done]
+        results = dict(zip(free, posted, strict=True))
         return [results.get(at, AuthorBusy("somebody else has the lock")) for at in range(len(batch))]
 
-    def _hand_over(self, new: NewTweet, result: "Future[Tweet]", gathered: "Future[Tweet]") -> None:
+    def _hand_over(self, new: NewTweet, result: "Future[Tweet]", gathered: "Future[Posted]") -> None:
         error = gathered.exception()
         if isinstance(error, AuthorBusy):
             self._waiting.submit(_settle, result, lambda: need_all(self._post_batch([new]))[0])
+        elif error is not None or not gathered.result().is_new:
+            _settle(result, lambda: gathered.result().tweet)
         else:
-            _settle(result, gathered.result)
+            tweet = gathered.result().tweet
+            self._writes.submit(tweet).add_done_callback(partial(_hand_over_written, tweet, result))
+
+    def _write_gathered(self, tweets: Sequence[Tweet]) -> Sequence[None]:
+        """What several transactions have stored, into the caches."""
+        self._write_through.put([_body(tweet) for tweet in tweets])
+        return [None] * len(tweets)
 
     def _post_batch(self, batch: Sequence[NewTweet]) -> list[Tweet | UseError]:
         with transaction(self._engine) as connection:
             lock_authors(connection, [new.author_id for new in batch])
             results, new = self._post_locked(connection, batch)
-        self._announce(new)
+        if new:
+            outbox.wake_relay(self._engine)
+            self._write_gathered(new)
         return results
 
     def _post_locked(
         self, connection: sa.Connection, batch: Sequence[NewTweet]
     ) -> tuple[list[Tweet | UseError], list[Tweet]]:
         return post_batch(connection, batch, self._snowflakes, self._clock_ms()) if batch else ([], [])
-
-    def _announce(self, new: Sequence[Tweet]) -> None:
-        if new:
-            outbox.wake_relay(self._engine)
-            self._write_through.put([_body(tweet) for tweet in new])
 
     def _change(
         self,
@@ -264,6 +283,14 @@ class Publisher:
             return results
 
         return in_batches(pairs, check, lambda pair: pair, work)
+
+
+def _hand_over_written(tweet: Tweet, result: "Future[Tweet]", written: "Future[None]") -> None:
+    def outcome() -> Tweet:
+        written.result()
+        return tweet
+
+    _settle(result, outcome)
 
 
 def _settle(result: "Future[Tweet]", call: Callable[[], Tweet]) -> None:

@@ -1,6 +1,8 @@
 """Posts of many callers that share transactions, on a real database: nobody waits for anybody else's trouble."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -9,9 +11,11 @@ import sqlalchemy as sa
 from infra.composition import Stores
 from infra.database import lock_authors
 from infra.errors import DatabaseUnavailable, NotFound
+from infra.tweet_bodies import Body
 from producers import publish
-from producers.publish import NewTweet, Publisher, Tweet
+from producers.publish import NewTweet, Posted, Publisher, Tweet
 from tests.contracts.test_publish import count
+from tests.waiting import wait_until
 
 WITHIN_S = 3.0  # below the time-out of a lock
 AT_LAST_S = 10.0
@@ -80,6 +84,45 @@ def test_posts_that_are_committed_are_answered_so_when_the_next_transaction_fail
     first, again = publisher._post_gathered([new, new])
 
     assert parts == [1, 1]
-    assert isinstance(first, Tweet)
+    assert isinstance(first, Posted)
     assert isinstance(again, DatabaseUnavailable)
     assert count(engine, "tweets") == 1
+
+
+def test_the_next_posts_are_committed_while_the_caches_are_still_written(
+    publisher: Publisher, engine: sa.Engine, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is busy with deliveries holds up the answers, and no transaction."""
+    [author] = make_users(1)
+    go_on, written = threading.Event(), list[int]()
+
+    def put_later(bodies: Sequence[Body]) -> None:
+        assert go_on.wait(AT_LAST_S)
+        written.extend(body.id for body in bodies)
+
+    monkeypatch.setattr(publisher._write_through, "put", put_later)
+    posts = []
+    for number in range(3 * publish.POSTS_AT_ONCE):
+        posts.append(publisher.submit(NewTweet(author, f"{number}")))
+        wait_until(lambda: count(engine, "tweets") == len(posts), "its commit")
+    assert not any(post.done() for post in posts)
+
+    go_on.set()
+    assert sorted(written_now(posts)) == sorted(written)
+
+
+def test_an_answer_that_was_kept_is_not_written_again(
+    publisher: Publisher, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [author] = make_users(1)
+    written = list[int]()
+    monkeypatch.setattr(publisher._write_through, "put", lambda bodies: written.extend(body.id for body in bodies))
+    first = publisher.post(NewTweet(author, "hello", key="k"))
+
+    assert publisher.post(NewTweet(author, "hello", key="k")) == first
+    assert written == [first.id]
+
+
+def written_now(posts: Sequence["Future[Tweet]"]) -> list[int]:
+    """The ids of all answers, each of which comes once its tweet is in the caches."""
+    return [post.result(AT_LAST_S).id for post in posts]
