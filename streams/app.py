@@ -51,9 +51,12 @@ QUEUE_MESSAGES_MAX = 100
 FAN_OUT_ROUNDS = Limits(
     at_once=1, partitions=ACTIVITY.partitions, messages_max=128, level_from=POLL_RECORDS_MAX, linger_s=0.02
 )
-# One computes while the nodes work for the other. A tweet's messages arrive one by one: what comes during a round waits
-# for the next one, unless it is more than 8,000 follower ids.
-DELIVER_ROUNDS = Limits(at_once=2, partitions=DELIVERIES.partitions, beside_bytes_min=65_536)
+# One computes while the nodes work for the other. A tweet's messages arrive one by one, in two fetches or three, so a
+# round waits for them a moment, always. What comes during a round waits for the next one, unless it is more than 8,000
+# follower ids.
+DELIVER_ROUNDS = Limits(
+    at_once=2, partitions=DELIVERIES.partitions, beside_bytes_min=65_536, linger_s=0.005, linger_from=0.0
+)
 # A thread for each round that may be at work, and one for the claim that is checked beside a fan-out round.
 THREADS = FAN_OUT_ROUNDS.at_once * 2 + DELIVER_ROUNDS.at_once
 # A transaction is open meanwhile: an index of millions of follows may take longer to load than the broker allows one.

@@ -59,7 +59,8 @@ class Limits:
     has to wait for another one to start beside those at work: with less it is cheaper to wait for their end, and for
     what comes until then. No round goes beyond the newest message of a partition in which at least `level_from` wait,
     since more of that time is to come in it; 0: however far apart partitions drift. A round starts `linger_s` after the
-    first message that it takes, if another one is expected by then, at the rate of late; else, or with 0, at once."""
+    first message that it takes, if so many others as `linger_from` are expected by then, at the rate of late; else, or
+    with 0 s, at once."""
 
     at_once: int
     partitions: int
@@ -67,13 +68,15 @@ class Limits:
     beside_bytes_min: int = 0
     level_from: int = 0
     linger_s: float = 0.0
+    linger_from: float = 1.0
 
 
 class Linger:
     """When the next round may start. By one clock, in seconds."""
 
-    def __init__(self, linger_s: float) -> None:
+    def __init__(self, linger_s: float, expected_min: float = 1.0) -> None:
         self._linger_s = linger_s
+        self._expected_min = expected_min
         self._count = 0.0  # of messages, each less by the time that it is ago
         self._counted_s = 0.0
         self._first_s: float | None = None
@@ -91,7 +94,7 @@ class Linger:
         if self._first_s is None or self.has_enough:
             return 0.0
         expected = self._faded(now_s) / RATE_OVER_S * self._linger_s
-        return max(self._first_s + self._linger_s - now_s, 0.0) if expected >= 1.0 else 0.0
+        return max(self._first_s + self._linger_s - now_s, 0.0) if expected >= self._expected_min else 0.0
 
     @property
     def has_enough(self) -> bool:
@@ -114,8 +117,9 @@ class Rounds:
         self._process = process
         self._partitions: set[Waiting] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._next: asyncio.Handle | None = None  # the look whether a round starts, soon or after a while
-        self._linger = Linger(limits.linger_s)
+        self._next: asyncio.Handle | None = None  # the look whether a round starts,
+        self._lingers = False  # and whether it comes after a while instead of at once
+        self._linger = Linger(limits.linger_s, limits.linger_from)
 
     def add(self, partition: Waiting) -> None:
         """Looks after one partition more."""
@@ -140,9 +144,9 @@ class Rounds:
     def came(self, *, at_work: bool) -> None:
         """To be called for each message; `at_work`: of a partition whose next round cannot start yet."""
         self._linger.came(asyncio.get_running_loop().time())
-        if self._linger.has_enough and isinstance(self._next, asyncio.TimerHandle):
+        if self._linger.has_enough and self._lingers and self._next is not None:
             self._next.cancel()
-            self._next = None
+            self._next, self._lingers = None, False
             self.kick()
         elif not at_work:
             self.kick()
@@ -154,7 +158,7 @@ class Rounds:
             self._next = asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
-        loop, self._next = asyncio.get_running_loop(), None
+        loop, self._next, self._lingers = asyncio.get_running_loop(), None, False
         while len(self._tasks) < self.limits.at_once:
             chosen = choose(self._partitions, self.limits.partitions)
             if not chosen:
@@ -162,7 +166,7 @@ class Rounds:
             if self._tasks and sum(partition.waiting_bytes for partition in chosen) < self.limits.beside_bytes_min:
                 return
             if (left_s := self._linger.left_s(loop.time())) > 0:
-                self._next = loop.call_later(left_s, self._start)
+                self._next, self._lingers = loop.call_later(left_s, self._start), True
                 return
             until = _level(chosen, self.limits.level_from)
             level = [partition for partition in chosen if (partition.since or 0.0) <= until]

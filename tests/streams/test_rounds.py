@@ -2,10 +2,11 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import uvloop
 
 from streams.rounds import LINGER_MESSAGES_MAX, ROUND_BYTES_MAX, Limits, Linger, Rounds, Waiting, choose
 
@@ -192,9 +193,9 @@ def test_what_comes_of_several_partitions_in_one_go_of_the_event_loop_is_one_rou
     assert asyncio.run(main()) == [3]
 
 
-def lingering(*came_s: float, linger_s: float = 0.02) -> Linger:
+def lingering(*came_s: float, linger_s: float = 0.02, expected_min: float = 1.0) -> Linger:
     """One for which messages came at these times."""
-    linger = Linger(linger_s)
+    linger = Linger(linger_s, expected_min)
     for one in came_s:
         linger.came(one)
     return linger
@@ -242,6 +243,11 @@ def test_without_a_linger_no_round_waits() -> None:
     assert lingering(*every(0.001, 1000), linger_s=0.0).left_s(1.0) == 0.0
 
 
+def test_one_that_expects_none_waits_always() -> None:
+    assert lingering(5.0, expected_min=0.0).left_s(5.005) == pytest.approx(0.015)
+    assert Linger(0.02, expected_min=0.0).left_s(5.0) == 0.0
+
+
 def test_what_comes_while_a_round_lingers_is_one_round() -> None:
     async def main() -> list[list[float]]:
         taken, partitions = list[list[float]](), [Partition(), Partition()]
@@ -270,7 +276,10 @@ def test_what_comes_while_a_round_lingers_is_one_round() -> None:
     assert asyncio.run(main()) == [[0.0, 1.0]]
 
 
-def test_a_round_that_lingers_starts_as_soon_as_it_has_enough() -> None:
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_round_that_lingers_starts_as_soon_as_it_has_enough(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
     async def main() -> float:
         partition, loop = Partition(), asyncio.get_running_loop()
 
@@ -290,4 +299,5 @@ def test_a_round_that_lingers_starts_as_soon_as_it_has_enough() -> None:
                 await asyncio.sleep(0)
         return loop.time() - began_s
 
-    assert asyncio.run(main()) < 5.0
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(main()) < 5.0
