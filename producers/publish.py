@@ -40,7 +40,6 @@ __all__ = ["NewTweet", "Posted", "Publisher", "Tweet", "User", "need_all", "now_
 
 POSTS_AT_ONCE = 2  # transactions with the posts of many callers: one waits for the disk while the other is prepared
 POSTS_MAX = 100  # of one such transaction
-WRITES_AT_ONCE = 2  # to the caches, of what such transactions have stored: the next ones wait for none of it
 WAITING_MAX = 4  # posts that wait for an author whom another publisher has; with more of them callers wait
 ERASE_LIMIT_S = 3_600.0
 
@@ -83,8 +82,9 @@ class Publisher:
         self._snowflakes = snowflakes or Snowflakes(self._lease.number, clock_ms)
         self._eraser = Eraser(stores.engine, stores.bodies, stores.reactions, clock_ms)
         self.liking = Liking(stores.engine, stores.reactions, stores.counts, clock_ms)
-        self._posts: Gathering[NewTweet, Posted] = Gathering(self._post_gathered, POSTS_MAX, POSTS_AT_ONCE, "posts")
-        self._writes: Gathering[Tweet, None] = Gathering(self._write_gathered, POSTS_MAX, WRITES_AT_ONCE, "caches")
+        self._posts: Gathering[NewTweet, Posted] = Gathering(
+            self._post_gathered, POSTS_MAX, POSTS_AT_ONCE, "posts", self._write_posted
+        )
         self._waiting = ThreadPoolExecutor(WAITING_MAX, "posts-waiting")
 
     def __enter__(self) -> "Publisher":
@@ -97,7 +97,6 @@ class Publisher:
         """Ends the posts under way and gives the node number back. The stores are the caller's, and closed after it."""
         self._posts.close()
         self._waiting.shutdown(wait=True)
-        self._writes.close()
         self._lease.close()
 
     # Posting
@@ -225,6 +224,10 @@ class Publisher:
                 results |= dict.fromkeys(part, error)
         return [results[at] for at in range(len(batch))]
 
+    def _write_posted(self, results: Sequence[Posted | Exception]) -> None:
+        """What transactions have stored, into the caches: the next ones do not wait for it."""
+        self._write([one.tweet for one in results if isinstance(one, Posted) and one.is_new])
+
     def _post_without_waiting(self, batch: Sequence[NewTweet]) -> list[Posted | UseError | AuthorBusy]:
         """Nobody waits here for somebody else's author or original: whose is busy is told so."""
         with transaction(self._engine) as connection:
@@ -233,8 +236,7 @@ class Publisher:
             going = try_lock_originals(connection, [batch[at] for at in free])
             free = [at for at in free if batch[at].retweet_of not in going]
             done, stored = self._post_locked(connection, [batch[at] for at in free])
-        if stored:
-            outbox.wake_relay(self._engine)
+        self._wake_relay(stored)
         new = {tweet.id for tweet in stored}
         posted = [Posted(one, one.id in new) if isinstance(one, Tweet) else one for one in done]
         results = dict(zip(free, posted, strict=True))
@@ -244,30 +246,29 @@ class Publisher:
         error = gathered.exception()
         if isinstance(error, AuthorBusy):
             self._waiting.submit(_settle, result, lambda: need_all(self._post_batch([new]))[0])
-        elif error is not None or not gathered.result().is_new:
-            _settle(result, lambda: gathered.result().tweet)
         else:
-            tweet = gathered.result().tweet
-            self._writes.submit(tweet).add_done_callback(partial(_hand_over_written, tweet, result))
-
-    def _write_gathered(self, tweets: Sequence[Tweet]) -> Sequence[None]:
-        """What several transactions have stored, into the caches."""
-        self._write_through.put([_body(tweet) for tweet in tweets])
-        return [None] * len(tweets)
+            _settle(result, lambda: gathered.result().tweet)
 
     def _post_batch(self, batch: Sequence[NewTweet]) -> list[Tweet | UseError]:
         with transaction(self._engine) as connection:
             lock_authors(connection, [new.author_id for new in batch])
             results, new = self._post_locked(connection, batch)
-        if new:
-            outbox.wake_relay(self._engine)
-            self._write_gathered(new)
+        self._wake_relay(new)
+        self._write(new)
         return results
 
     def _post_locked(
         self, connection: sa.Connection, batch: Sequence[NewTweet]
     ) -> tuple[list[Tweet | UseError], list[Tweet]]:
         return post_batch(connection, batch, self._snowflakes, self._clock_ms()) if batch else ([], [])
+
+    def _wake_relay(self, new: Sequence[Tweet]) -> None:
+        if new:
+            outbox.wake_relay(self._engine)
+
+    def _write(self, new: Sequence[Tweet]) -> None:
+        if new:
+            self._write_through.put([_body(tweet) for tweet in new])
 
     def _change(
         self,
@@ -283,14 +284,6 @@ class Publisher:
             return results
 
         return in_batches(pairs, check, lambda pair: pair, work)
-
-
-def _hand_over_written(tweet: Tweet, result: "Future[Tweet]", written: "Future[None]") -> None:
-    def outcome() -> Tweet:
-        written.result()
-        return tweet
-
-    _settle(result, outcome)
 
 
 def _settle(result: "Future[Tweet]", call: Callable[[], Tweet]) -> None:

@@ -117,8 +117,7 @@ class Rounds:
         self._process = process
         self._partitions: set[Waiting] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._next: asyncio.Handle | None = None  # the look whether a round starts,
-        self._lingers = False  # and whether it comes after a while instead of at once
+        self._next: asyncio.Handle | None = None  # the look whether a round starts, soon or after a while
         self._linger = Linger(limits.linger_s, limits.linger_from)
 
     def add(self, partition: Waiting) -> None:
@@ -144,9 +143,9 @@ class Rounds:
     def came(self, *, at_work: bool) -> None:
         """To be called for each message; `at_work`: of a partition whose next round cannot start yet."""
         self._linger.came(asyncio.get_running_loop().time())
-        if self._linger.has_enough and self._lingers and self._next is not None:
+        if self._linger.has_enough and isinstance(self._next, asyncio.TimerHandle):
             self._next.cancel()
-            self._next, self._lingers = None, False
+            self._next = None
             self.kick()
         elif not at_work:
             self.kick()
@@ -158,7 +157,7 @@ class Rounds:
             self._next = asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
-        loop, self._next, self._lingers = asyncio.get_running_loop(), None, False
+        loop, self._next = asyncio.get_running_loop(), None
         while len(self._tasks) < self.limits.at_once:
             chosen = choose(self._partitions, self.limits.partitions)
             if not chosen:
@@ -166,7 +165,7 @@ class Rounds:
             if self._tasks and sum(partition.waiting_bytes for partition in chosen) < self.limits.beside_bytes_min:
                 return
             if (left_s := self._linger.left_s(loop.time())) > 0:
-                self._next, self._lingers = loop.call_later(left_s, self._start), True
+                self._next = loop.call_later(left_s, self._start)
                 return
             until = _level(chosen, self.limits.level_from)
             level = [partition for partition in chosen if (partition.since or 0.0) <= until]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import faust
-import uvloop
 
 from infra.composition import Stores, open_stores
 from infra.dead_letters import DeadLetters
@@ -27,7 +26,6 @@ LOOP_ROUND_S = 15.0  # no handler holds the event loop; what it waits for on a m
 def run_worker(settings: Settings) -> None:
     """Runs until the process is told to stop; ready when the group has said which partitions are ours, if any."""
     share_arenas()
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # of this thread and of Faust's that reads Kafka
     bootstrap = settings.need("kafka_bootstrap")
     health = Health()
     show_health(settings, health)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from infra.composition import Stores
 from infra.database import lock_authors
-from infra.errors import DatabaseUnavailable, NotFound
+from infra.errors import DatabaseUnavailable, NotFound, ZooKeeperUnavailable
 from infra.tweet_bodies import Body
 from producers import publish
 from producers.publish import NewTweet, Posted, Publisher, Tweet
@@ -126,3 +126,18 @@ def test_an_answer_that_was_kept_is_not_written_again(
 def written_now(posts: Sequence["Future[Tweet]"]) -> list[int]:
     """The ids of all answers, each of which comes once its tweet is in the caches."""
     return [post.result(AT_LAST_S).id for post in posts]
+
+
+def test_caches_that_cannot_be_written_fail_no_post(
+    publisher: Publisher, engine: sa.Engine, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored: whoever was told otherwise would post it again."""
+
+    def fail(_: Sequence[Body]) -> None:
+        raise ZooKeeperUnavailable("no placement can be read")
+
+    [author] = make_users(1)
+    monkeypatch.setattr(publisher._write_through, "put", fail)
+
+    assert publisher.submit(NewTweet(author, "hello")).result(AT_LAST_S).author_id == author
+    assert count(engine, "tweets") == 1

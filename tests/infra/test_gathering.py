@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from operator import attrgetter
 
 import pytest
 
@@ -202,3 +203,52 @@ def test_close_works_off_what_was_taken_and_takes_no_more(work: Work, gather: Ma
 
 def test_a_gathering_that_was_never_used_closes(gather: MakeGathering) -> None:
     gather(1, 1).close()
+
+
+def test_what_follows_a_batch_holds_up_its_callers_and_not_the_next_batch(work: Work) -> None:
+    go_on, seen = threading.Event(), list[int | Exception]()
+
+    def after(outcomes: Sequence[int | Exception]) -> None:
+        assert go_on.wait(WITHIN_S)
+        seen.extend(outcomes)
+
+    gathering: Gathering[int, int] = Gathering(work, 10, 1, after=after)
+    futures = []
+    for number in (1, -2, 3):
+        futures.append(gathering.submit(number))
+        work.wait_for_batches(1)
+    assert not any(future.done() for future in futures)
+
+    go_on.set()
+    assert [futures[0].result(WITHIN_S), futures[2].result(WITHIN_S)] == [2, 6]
+    assert isinstance(futures[1].exception(WITHIN_S), ValueError)
+    assert [seen[0], seen[2]] == [2, 6]
+    gathering.close()
+
+
+def test_what_follows_and_fails_changes_no_result(work: Work) -> None:
+    def after(_: Sequence[int | Exception]) -> None:
+        raise KeyError("down")
+
+    gathering: Gathering[int, int] = Gathering(work, 10, 1, after=after)
+    assert gathering.submit(4).result(WITHIN_S) == 8
+    gathering.close()
+
+
+@pytest.mark.parametrize("refusing", ["_threads", "_ends._threads"])
+def test_when_no_thread_can_be_started_nobody_waits_in_vain(
+    refusing: str, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    gathering: Gathering[int, int] = Gathering(work, 10, 1, after=lambda _: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(attrgetter(refusing)(gathering), "submit", refuse)
+        if refusing == "_threads":
+            with pytest.raises(RuntimeError, match="new thread"):
+                gathering.submit(1)
+        else:
+            assert gathering.submit(1).result(WITHIN_S) == 2
+    assert gathering.submit(3).result(WITHIN_S) == 6
+    gathering.close()

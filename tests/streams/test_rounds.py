@@ -2,11 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import uvloop
 
 from streams.rounds import LINGER_MESSAGES_MAX, ROUND_BYTES_MAX, Limits, Linger, Rounds, Waiting, choose
 
@@ -276,10 +275,7 @@ def test_what_comes_while_a_round_lingers_is_one_round() -> None:
     assert asyncio.run(main()) == [[0.0, 1.0]]
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_round_that_lingers_starts_as_soon_as_it_has_enough(
-    new_loop: Callable[[], asyncio.AbstractEventLoop],
-) -> None:
+def test_a_round_that_lingers_starts_as_soon_as_it_has_enough() -> None:
     async def main() -> float:
         partition, loop = Partition(), asyncio.get_running_loop()
 
@@ -299,5 +295,4 @@ def test_a_round_that_lingers_starts_as_soon_as_it_has_enough(
                 await asyncio.sleep(0)
         return loop.time() - began_s
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        assert runner.run(main()) < 5.0
+    assert asyncio.run(main()) < 5.0
