@@ -159,7 +159,7 @@ def test_very_many_differences_are_waited_for_in_bounded_time(
 def test_a_node_that_does_not_answer_at_once_ends_no_audit(
     held: Held, monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
-    node, pauses = held.stores.clusters.node_for("b", held.star), list[float]()
+    node, pauses = held.stores.clusters.node_for("b", held.reader), list[float]()  # it has a list of his, and a set
     answer = getattr(node, asked)
 
     def once_silent(*arguments: Any) -> object:
