@@ -365,9 +365,8 @@ class Coordinator:
     def _old_slots(self, name: str, shard_map: ShardMap, moving: Batch) -> list[int]:
         """The slots that are down in a node's hands and are not about to leave it."""
         states, leaving = shard_map.copies.states[name[0]], set(moving.of(name[0]))
-        if CopyState.DOWN not in states:
-            return []
-        return [slot for slot in shard_map.slots_on(name) if states[slot] == CopyState.DOWN and slot not in leaving]
+        slots = shard_map.slots_on(name) if CopyState.DOWN in states else []  # hardly ever, and each step asks
+        return [slot for slot in slots if states[slot] == CopyState.DOWN and slot not in leaving]
 
     def _fill(self, known: Known, name: str, slots: list[int]) -> None:
         """Slots that came to a node, or stay after all: what it had of them is old."""

@@ -6,6 +6,7 @@ body, and the log brings the entry. So it waits for no node that is away, and te
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -37,12 +38,10 @@ class WriteThrough:
     def put(self, tweets: Sequence[Body]) -> None:
         """Puts committed tweets where they will be read. Late or lost it does no harm: a body does not replace a
         tombstone, and an entry that was retracted is not inserted (lua/timelines.lua, put_own)."""
-        try:
+        with suppress(ZooKeeperUnavailable):  # nothing was ever read; an error would say that the tweets are not posted
             shard_map = self._clusters.shard_map
-        except ZooKeeperUnavailable:  # no placement was written yet; an error would say that the tweets are not posted
-            return
-        if not self._put(tweets, shard_map) and self._clusters.is_newer_than(shard_map):
-            self._put(tweets, self._clusters.shard_map)  # slots have moved: else no cluster would have the body
+            if not self._put(tweets, shard_map) and self._clusters.is_newer_than(shard_map):
+                self._put(tweets, self._clusters.shard_map)  # slots have moved: else no cluster would have the body
 
     def _put(self, tweets: Sequence[Body], shard_map: ShardMap) -> bool:
         """False when a node has refused it by its epoch; that node is well."""

@@ -9,6 +9,7 @@ import reprlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import NamedTuple
@@ -36,7 +37,7 @@ from producers.rules import check_id, check_not_self
 from producers.snowflake import Snowflakes
 from producers.users import User
 
-__all__ = ["NewTweet", "Posted", "Publisher", "Tweet", "User", "need_all", "now_ms"]
+__all__ = ["NewTweet", "Publisher", "Tweet", "User", "need_all", "now_ms"]
 
 POSTS_AT_ONCE = 2  # transactions with the posts of many callers: one waits for the disk while the other is prepared
 POSTS_MAX = 100  # of one such transaction
@@ -45,7 +46,7 @@ ERASE_LIMIT_S = 3_600.0
 
 
 class Posted(NamedTuple):
-    """A tweet as it is stored, and whether it was just now: what a key was answered before is in the caches."""
+    """A tweet as it is stored, and whether it was just now: else whoever stored it writes the caches."""
 
     tweet: Tweet
     is_new: bool
@@ -243,11 +244,11 @@ class Publisher:
         return [results.get(at, AuthorBusy("somebody else has the lock")) for at in range(len(batch))]
 
     def _hand_over(self, new: NewTweet, result: "Future[Tweet]", gathered: "Future[Posted]") -> None:
-        error = gathered.exception()
-        if isinstance(error, AuthorBusy):
-            self._waiting.submit(_settle, result, lambda: need_all(self._post_batch([new]))[0])
-        else:
-            _settle(result, lambda: gathered.result().tweet)
+        if isinstance(gathered.exception(), AuthorBusy):
+            with suppress(RuntimeError):  # it was closed meanwhile, or no thread can be started: then he is told so
+                self._waiting.submit(_settle, result, lambda: need_all(self._post_batch([new]))[0])
+                return
+        _settle(result, lambda: gathered.result().tweet)
 
     def _post_batch(self, batch: Sequence[NewTweet]) -> list[Tweet | UseError]:
         with transaction(self._engine) as connection:

@@ -59,7 +59,7 @@ class Limits:
     has to wait for another one to start beside those at work: with less it is cheaper to wait for their end, and for
     what comes until then. No round goes beyond the newest message of a partition in which at least `level_from` wait,
     since more of that time is to come in it; 0: however far apart partitions drift. A round starts `linger_s` after the
-    first message that it takes, if so many others as `linger_from` are expected by then, at the rate of late; else, or
+    first message that it takes, if as many others as `linger_from` are expected by then, at the rate of late; else, or
     with 0 s, at once."""
 
     at_once: int
@@ -74,9 +74,9 @@ class Limits:
 class Linger:
     """When the next round may start. By one clock, in seconds."""
 
-    def __init__(self, linger_s: float, expected_min: float = 1.0) -> None:
+    def __init__(self, linger_s: float, linger_from: float = 1.0) -> None:
         self._linger_s = linger_s
-        self._expected_min = expected_min
+        self._linger_from = linger_from
         self._count = 0.0  # of messages, each less by the time that it is ago
         self._counted_s = 0.0
         self._first_s: float | None = None
@@ -94,7 +94,7 @@ class Linger:
         if self._first_s is None or self.has_enough:
             return 0.0
         expected = self._faded(now_s) / RATE_OVER_S * self._linger_s
-        return max(self._first_s + self._linger_s - now_s, 0.0) if expected >= self._expected_min else 0.0
+        return max(self._first_s + self._linger_s - now_s, 0.0) if expected >= self._linger_from else 0.0
 
     @property
     def has_enough(self) -> bool:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -10,10 +9,11 @@ import sqlalchemy as sa
 
 from infra.composition import Stores
 from infra.database import lock_authors
-from infra.errors import DatabaseUnavailable, NotFound, ZooKeeperUnavailable
+from infra.errors import AuthorBusy, DatabaseUnavailable, NotFound, ZooKeeperUnavailable
 from infra.tweet_bodies import Body
 from producers import publish
-from producers.publish import NewTweet, Posted, Publisher, Tweet
+from producers.batches import need_all
+from producers.publish import NewTweet, Posted, Publisher
 from tests.contracts.test_publish import count
 from tests.waiting import wait_until
 
@@ -108,7 +108,7 @@ def test_the_next_posts_are_committed_while_the_caches_are_still_written(
     assert not any(post.done() for post in posts)
 
     go_on.set()
-    assert sorted(written_now(posts)) == sorted(written)
+    assert sorted(post.result(AT_LAST_S).id for post in posts) == sorted(written)
 
 
 def test_an_answer_that_was_kept_is_not_written_again(
@@ -123,21 +123,29 @@ def test_an_answer_that_was_kept_is_not_written_again(
     assert written == [first.id]
 
 
-def written_now(posts: Sequence["Future[Tweet]"]) -> list[int]:
-    """The ids of all answers, each of which comes once its tweet is in the caches."""
-    return [post.result(AT_LAST_S).id for post in posts]
-
-
 def test_caches_that_cannot_be_written_fail_no_post(
     publisher: Publisher, engine: sa.Engine, make_users: MakeUsers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is stored: whoever was told otherwise would post it again."""
 
-    def fail(_: Sequence[Body]) -> None:
-        raise ZooKeeperUnavailable("no placement can be read")
+    def fail() -> None:
+        raise ZooKeeperUnavailable("live settings were never read")
 
     [author] = make_users(1)
-    monkeypatch.setattr(publisher._write_through, "put", fail)
+    monkeypatch.setattr(publisher._write_through._live, "value", fail)
 
     assert publisher.submit(NewTweet(author, "hello")).result(AT_LAST_S).author_id == author
-    assert count(engine, "tweets") == 1
+    assert len(need_all(publisher.post_many([NewTweet(author, "again")]))) == 1
+    assert count(engine, "tweets") == 2
+
+
+def test_a_post_that_has_to_wait_when_no_thread_takes_it_is_told_so(
+    publisher: Publisher, engine: sa.Engine, make_users: MakeUsers
+) -> None:
+    """As one whose publisher is closed between its try and its wait."""
+    [author] = make_users(1)
+    publisher._waiting.shutdown()
+    with engine.begin() as connection:
+        lock_authors(connection, [author])
+        with pytest.raises(AuthorBusy):
+            publisher.submit(NewTweet(author, "hello")).result(AT_LAST_S)

@@ -192,9 +192,9 @@ def test_what_comes_of_several_partitions_in_one_go_of_the_event_loop_is_one_rou
     assert asyncio.run(main()) == [3]
 
 
-def lingering(*came_s: float, linger_s: float = 0.02, expected_min: float = 1.0) -> Linger:
+def lingering(*came_s: float, linger_s: float = 0.02, linger_from: float = 1.0) -> Linger:
     """One for which messages came at these times."""
-    linger = Linger(linger_s, expected_min)
+    linger = Linger(linger_s, linger_from)
     for one in came_s:
         linger.came(one)
     return linger
@@ -243,8 +243,8 @@ def test_without_a_linger_no_round_waits() -> None:
 
 
 def test_one_that_expects_none_waits_always() -> None:
-    assert lingering(5.0, expected_min=0.0).left_s(5.005) == pytest.approx(0.015)
-    assert Linger(0.02, expected_min=0.0).left_s(5.0) == 0.0
+    assert lingering(5.0, linger_from=0.0).left_s(5.005) == pytest.approx(0.015)
+    assert Linger(0.02, linger_from=0.0).left_s(5.0) == 0.0
 
 
 def test_what_comes_while_a_round_lingers_is_one_round() -> None:
