@@ -7,13 +7,15 @@ crash would bring minutes of work again. In order, the newest acknowledged offse
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 from faust.types.tuples import ack_lock
+from mode.services import WaitResults
 
 from infra.errors import ConfigurationError, DependencyError
 from infra.topics import ACTIVITY
@@ -94,6 +96,29 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
         """Nothing: streams/watch.py says when a partition stands still. Faust goes by statistics that are not kept, and
         calls every busy partition stuck once a worker is five minutes old."""
 
+    async def wait_first(
+        self,
+        *waits: Any,
+        timeout: Any = None,  # noqa: ASYNC109 - the overridden method has it
+    ) -> WaitResults:
+        """Of a message that is given to its stream, and of the flow that may be suspended meanwhile: as far as that
+        goes without waiting it is done at once. Faust makes four tasks of it, most of what a message costs the loop;
+        they are left to one that waits, since the flow is suspended or its queue is full."""
+        first, *others = waits
+        if not others or not asyncio.iscoroutine(first):
+            untouched: WaitResults = await super().wait_first(*waits, timeout=timeout)
+            return untouched
+        try:
+            waits_for = first.send(None)
+        except BaseException as error:
+            for other in others:
+                other.close()
+            if isinstance(error, StopIteration):
+                return WaitResults([first], [error.value], stopped=False)
+            raise
+        found: WaitResults = await super().wait_first(_Rest(first, waits_for), *others, timeout=timeout)
+        return found
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """What was read is another's now."""
         self._runs.clear()
@@ -146,6 +171,28 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Gaps do not matter here."""
+
+
+class _Rest:
+    """The rest of a coroutine that was begun outside of a task, up to where it waits for something."""
+
+    def __init__(self, begun: Coroutine[Any, Any, Any], waits_for: Any) -> None:
+        self._begun = begun
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - it is for the coroutine to decide
+                step = partial(self._begun.throw, error)
+            else:
+                step = partial(self._begun.send, sent)
+            try:
+                waits_for = step()
+            except StopIteration as ended:
+                return ended.value
 
 
 def _place(tp: TP) -> Place:

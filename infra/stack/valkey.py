@@ -20,6 +20,12 @@ NODE_MEMORY_BYTES_MAX = 1 << 30
 PIECE_ENTRIES = 96
 
 
+# Timelines are many small pieces of memory, met in a random order, so with pages of 4 kB the processor looks up where
+# each lies before it can touch it. libc's malloc asks for pages of 2 MB, where the kernel allows that; what is against
+# them, the copies that a fork makes, does not happen in a node without persistence.
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
 def valkey_part(name: str, folder: Path, port: int) -> Part:
     """One node. Only keys with a time to live are ever evicted: control records have none."""
     command = (
@@ -27,6 +33,7 @@ def valkey_part(name: str, folder: Path, port: int) -> Part:
         *("--bind", LOOPBACK, "--port", str(port), "--dir", str(folder), "--logfile", "", "--daemonize", "no"),
         *("--save", "", "--appendonly", "no"),
         *("--latency-tracking", "no"),  # a histogram of each command that nobody looks at
+        *("--disable-thp", "no"),
         *("--list-max-listpack-size", str(PIECE_ENTRIES)),
         *("--rdbcompression", "no"),  # of dumps, which copying and replays are made of
         *("--maxmemory", str(NODE_MEMORY_BYTES_MAX), "--maxmemory-policy", "volatile-lru"),
@@ -36,7 +43,7 @@ def valkey_part(name: str, folder: Path, port: int) -> Part:
         kind="server",
         command=command,
         address=f"redis://{LOOPBACK}:{port}",
-        environ={"LC_ALL": "C"},  # it refuses a locale that the machine lacks
+        environ={"LC_ALL": "C"} | LARGE_PAGES,  # it refuses a locale that the machine lacks
         prepare=functools.partial(folder.mkdir, parents=True, exist_ok=True),
         probe=_answers_ping(port),
         ready_within_s=10,
