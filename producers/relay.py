@@ -5,6 +5,7 @@ old one out of Kafka. It sends rows in id order and deletes them after the commi
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,9 @@ RETRY_S = 0.5
 # One round of a healthy relay: opening its producer, a transaction that times out and its abort, and the database.
 ROUND_S = 3 * CALL_TIMEOUT_S + 15.0
 BUSY_STEPS_MIN = 3  # full looks in a row before publishers are spared the wake-up
+# From then on transactions begin so far apart. What comes meanwhile shares one, a round of fan_out and the calls of its
+# deliveries: each costs much beside what a tweet does. Decision 122 in ARCHITECTURE.md has what that brings.
+PACE_S = 0.05
 # A look steps over the index entries of rows that were removed since the last vacuum: 500,000 of them make it 2 ms
 # longer, and autovacuum comes once a minute. A vacuum of 50,000 takes some 5 ms.
 VACUUM_AFTER_ROWS = 50_000
@@ -60,6 +64,11 @@ def as_message(row: Row) -> Message:
     author = row.key.encode()
     headers = [*_CONSTANT, *headers_of(str(row.id), row.type, author, row.created_at, row.traceparent)]
     return Message(row.topic, row.payload.encode(), author, headers=headers)
+
+
+def pause_s(sent: int, took_s: float) -> float:
+    """How long a busy relay waits before it looks again: none after a full batch, since more waits already."""
+    return max(PACE_S - took_s, 0.0) if sent < BATCH_ROWS_MAX else 0.0
 
 
 class Ownership:
@@ -145,11 +154,15 @@ class Relay:
         busy_steps = 0
         while not stop.is_set():
             self._beat()
-            busy_steps = busy_steps + 1 if self.step(producer) else 0
+            began_s = time.monotonic()
+            sent = self.step(producer)
+            busy_steps = busy_steps + 1 if sent else 0
             if busy_steps == 0:
                 self._sleep()
-            elif busy_steps >= BUSY_STEPS_MIN and self._sleeping:
-                self._say_sleeping(sleeping=False)
+            elif busy_steps >= BUSY_STEPS_MIN:
+                if self._sleeping:
+                    self._say_sleeping(sleeping=False)
+                stop.wait(pause_s(sent, time.monotonic() - began_s))
 
     def step(self, producer: TransactionalProducer) -> int:
         """Sends and removes one batch; the number of events sent.
