@@ -103,20 +103,29 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
     ) -> WaitResults:
         """Of a message that is given to its stream, and of the flow that may be suspended meanwhile: as far as that
         goes without waiting it is done at once. Faust makes four tasks of it, most of what a message costs the loop;
-        they are left to one that waits, since the flow is suspended or its queue is full."""
+        they are left to one that waits, since the flow is suspended or its queue is full.
+
+        Each message is a turn of the loop, in which every stream takes one: else their queues fill, and when all of
+        them do Faust polls nothing for a second.
+        """
         first, *others = waits
         if not others or not asyncio.iscoroutine(first):
-            untouched: WaitResults = await super().wait_first(*waits, timeout=timeout)
-            return untouched
+            return await self._wait_first(*waits, timeout=timeout)
         try:
             waits_for = first.send(None)
         except BaseException as error:
             for other in others:
                 other.close()
-            if isinstance(error, StopIteration):
-                return WaitResults([first], [error.value], stopped=False)
-            raise
-        found: WaitResults = await super().wait_first(_Rest(first, waits_for), *others, timeout=timeout)
+            if not isinstance(error, StopIteration):
+                raise
+            result = error.value
+        else:
+            return await self._wait_first(_Rest(first, waits_for), *others, timeout=timeout)
+        await asyncio.sleep(0)
+        return WaitResults([first], [result], stopped=False)
+
+    async def _wait_first(self, *waits: Any, **named: Any) -> WaitResults:
+        found: WaitResults = await super().wait_first(*waits, **named)
         return found
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:

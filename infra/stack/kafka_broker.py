@@ -16,7 +16,7 @@ from infra.stack.part import LOOPBACK, PROBE_TIMEOUT_S, Part, listens
 MAIN_CLASS = "kafka.Kafka"
 FORMAT_CLASS = "kafka.tools.StorageTool"
 # Both compilers: once the second one is through, after a minute under load, a tweet costs the broker 2.0 ms instead of
-# 2.4 (two cores, 163 tweets a second), and it answers sooner. Given up: 0.8 s at the start, and that minute.
+# 2.4 (two cores, 163 tweets a second), and it answers sooner. What was learned before (training.py) shortens that.
 OPTIONS = ("-Xms256m", "-Xmx512m")
 FORMAT_OPTIONS = ("-Xmx128m", FIRST_COMPILER)
 FORMAT_WITHIN_S = 60

