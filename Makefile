@@ -12,7 +12,7 @@ TRAINED := $(VENV)/.java-trained
 help: ## Show these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) $(JARS) $(TRAINED) ## Create .venv from the lock file and fetch the Java parts (needs Python 3.11+ and make)
+setup: $(STAMP) $(JARS) $(TRAINED) ## Create .venv from the lock file, fetch the Java parts, train Kafka (needs Python 3.11+ and make)
 
 demo: setup ## Start everything, deliver 5,000 tweets, check every timeline, stop everything
 	$(RUN)/fanfold demo

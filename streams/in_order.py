@@ -109,23 +109,17 @@ class InOrderConsumer(Consumer):  # type: ignore[misc]
         them do Faust polls nothing for a second.
         """
         first, *others = waits
-        if not others or not asyncio.iscoroutine(first):
-            return await self._wait_first(*waits, timeout=timeout)
-        try:
-            waits_for = first.send(None)
-        except BaseException as error:
-            for other in others:
-                other.close()
-            if not isinstance(error, StopIteration):
-                raise
-            result = error.value
-        else:
-            return await self._wait_first(_Rest(first, waits_for), *others, timeout=timeout)
-        await asyncio.sleep(0)
-        return WaitResults([first], [result], stopped=False)
-
-    async def _wait_first(self, *waits: Any, **named: Any) -> WaitResults:
-        found: WaitResults = await super().wait_first(*waits, **named)
+        if others and asyncio.iscoroutine(first):
+            try:
+                first = _Rest(first, first.send(None))
+            except BaseException as error:
+                for other in others:
+                    other.close()
+                if not isinstance(error, StopIteration):
+                    raise
+                await asyncio.sleep(0)
+                return WaitResults([first], [error.value], stopped=False)
+        found: WaitResults = await super().wait_first(first, *others, timeout=timeout)
         return found
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:

@@ -33,7 +33,6 @@ FLAGS = (
 # The first compiler alone: a server that has little to do starts earlier and stays smaller.
 FIRST_COMPILER = "-XX:TieredStopAtLevel=1"
 
-
 # What the runtime has learned of these servers (training.py). One that does not fit runtime or jars is not used, and
 # nothing is lost by that but time: its warnings would only fill the log.
 TRAINED = Path(sys.prefix) / "share" / "fanfold" / "java.aot"

@@ -20,10 +20,10 @@ NODE_MEMORY_BYTES_MAX = 1 << 30
 # each in turn).
 PIECE_ENTRIES = 96
 
-
 # Timelines are many small pieces of memory, met in a random order, so with pages of 4 kB the processor looks up where
 # each lies before it can touch it. libc's malloc asks for pages of 2 MB, where the kernel allows that; what is against
-# them, the copies that a fork makes, does not happen in a node without persistence.
+# them, the copies that a fork makes, does not happen in a node without persistence; a server that is not told so turns
+# them off.
 LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
@@ -44,7 +44,10 @@ def valkey_part(name: str, folder: Path, port: int) -> Part:
         kind="server",
         command=command,
         address=f"redis://{LOOPBACK}:{port}",
-        environ={"LC_ALL": "C", "GLIBC_TUNABLES": _tunables()},  # it refuses a locale that the machine lacks
+        environ={
+            "LC_ALL": "C",  # it refuses a locale that the machine lacks
+            "GLIBC_TUNABLES": _tunables(),
+        },
         prepare=functools.partial(folder.mkdir, parents=True, exist_ok=True),
         probe=_answers_ping(port),
         ready_within_s=10,
